@@ -1,0 +1,147 @@
+"""Residual streams of prompts, cached or streamed, and the role vectors made from them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens import forward
+from rolelens.errors import InputError, unknown
+from rolelens.forward import Hooks
+from rolelens.lens import Lens
+from rolelens.progress import track
+from rolelens.prompts import digest
+from rolelens.vectors import RoleVectors, RunningMean
+
+
+def activations(
+    lens: Lens,
+    prompts: Sequence[str],
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    *,
+    hooks: Hooks = (),
+    path: str | Path | None = None,
+) -> Float[Tensor, "prompt layer position d_model"]:
+    """Residual stream entering each layer (``blocks.{l}.hook_resid_pre``) of every prompt.
+
+    Args:
+        lens: the model.
+        prompts: what the user says.
+        layers: all of them by default.
+        positions: counted from the end of the prompt; the post-instruction positions by default.
+        hooks: steering on the way.
+        path: keep the result in this file (memory-mapped, float32) instead of in memory.
+
+    Raises:
+        InputError: an unknown layer or position, or activations that are not finite.
+    """
+    layers, positions = _grid(lens, layers, positions)
+    tokens = lens.tokenize(prompts)
+    shortest = min(map(len, tokens.ids))
+    if min(positions) < -shortest:
+        raise InputError(
+            f"position {min(positions)} does not exist in a prompt of {shortest} tokens; take a "
+            "position closer to the end."
+        )
+    shape = (len(prompts), len(layers), len(positions), lens.d_model)
+    if path is None:
+        out = torch.empty(shape)
+    else:
+        size = torch.Size(shape).numel()
+        out = torch.from_file(str(path), shared=True, size=size).reshape(shape)
+    stream = forward.residual_stream(lens.model, tokens, layers, positions, hooks=hooks)
+    for rows, x in _finite(stream, layers):
+        out[rows] = x.float().cpu()
+    return out
+
+
+def role_vectors(
+    lens: Lens,
+    roles: Mapping[str, Sequence[str]],
+    base: Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> RoleVectors:
+    """Difference-in-means of the residual stream between role and base prompts.
+
+    d[role, layer, position] = mu - nu (2502.12055 eq. 1-2), accumulated in float64. Base prompts
+    run once however many roles there are; memory does not grow with the number of prompts.
+
+    Args:
+        lens: the model.
+        roles: prompts of each role, as from :func:`rolelens.load_roles`.
+        base: prompts without a role, as from :func:`rolelens.load_base`.
+        layers: all of them by default.
+        positions: post-instruction positions by default.
+
+    Raises:
+        InputError: an empty or single-prompt set, an unknown layer or position, or activations
+            that are not finite.
+    """
+    layers, positions = _grid(lens, layers, positions)
+    if not roles:
+        raise InputError("there are no roles; pass at least one, as from rl.load_roles().")
+    sets = {"base": base, **roles}
+    if len(sets) == len(roles):
+        raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
+    for name, prompts in sets.items():
+        if isinstance(prompts, str) or len(prompts) < 2:
+            raise InputError(
+                f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs a list of at "
+                "least two prompts."
+            )
+    norm = RunningMean()
+    means = {name: RunningMean() for name in sets}
+    for name, prompts in track(sets.items(), "role vectors", total=len(sets)):
+        tokens = lens.tokenize(prompts)
+        stream = forward.residual_stream(lens.model, tokens, layers, positions)
+        for _, x in _finite(stream, layers):
+            means[name].add(x)
+            if name == "base":
+                norm.add(x.double().norm(dim=-1))
+    nu = means["base"].mean
+    return RoleVectors(
+        directions=torch.stack([means[role].mean - nu for role in roles]).float().cpu(),
+        roles=tuple(roles),
+        layers=tuple(layers),
+        positions=tuple(positions),
+        resid_norm=norm.mean.float().cpu(),
+        source=lens.source,
+        prompts={name: (len(prompts), digest(prompts)) for name, prompts in sets.items()},
+    )
+
+
+def _grid(
+    lens: Lens, layers: Sequence[int] | None, positions: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    layers = list(range(lens.n_layers)) if layers is None else list(layers)
+    positions = list(lens.positions) if positions is None else list(positions)
+    for layer in layers:
+        if layer not in range(lens.n_layers):
+            raise unknown("layer", layer, range(lens.n_layers))
+    for position in positions:
+        if position >= 0:
+            raise InputError(
+                f"position {position} does not count from the end; -1 is the last token."
+            )
+    if not layers or not positions:
+        raise InputError("at least one layer and one position are needed.")
+    return layers, positions
+
+
+def _finite(
+    stream: Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]],
+    layers: Sequence[int],
+) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]]:
+    for rows, x in stream:
+        if not torch.isfinite(x).all():
+            bad = (~torch.isfinite(x)).any(dim=3).any(dim=2).any(dim=0).nonzero()[0]
+            raise InputError(
+                f"the residual stream entering layer {layers[int(bad)]} is NaN or infinite; load "
+                "the model with dtype=torch.float32."
+            )
+        yield rows, x

@@ -1,0 +1,194 @@
+"""Multiple-choice benchmarks: questions with options and stable ids."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from rolelens.errors import InputError, unknown
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with one correct option.
+
+    Attributes:
+        id: stable name.
+        text: the question itself.
+        options: what may be answered, 2 to 10 of them.
+        answer: index of the correct option.
+        domain: what it is about.
+    """
+
+    id: str
+    text: str
+    options: tuple[str, ...]
+    answer: int
+    domain: str = ""
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise InputError(
+                f"question {self.id!r} has {len(self.options)} options; it needs 2 to 10."
+            )
+        if not 0 <= self.answer < len(self.options):
+            raise InputError(
+                f"question {self.id!r} names option {self.answer} as correct; it has options 0 to "
+                f"{len(self.options) - 1}."
+            )
+
+
+@dataclass(frozen=True)
+class Benchmark(Sequence[Question]):
+    """A list of questions under a name."""
+
+    name: str
+    questions: tuple[Question, ...]
+
+    def __getitem__(self, index: int) -> Question:  # type: ignore[override]
+        return self.questions[index]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self.questions)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains, sorted."""
+        return tuple(sorted({question.domain for question in self.questions}))
+
+    @property
+    def sha(self) -> str:
+        """Hash of everything that is asked."""
+        plain = [dataclasses.asdict(question) for question in self.questions]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+
+    def domain(self, *names: str) -> "Benchmark":
+        """The questions of some domains."""
+        for name in names:
+            if name not in self.domains:
+                raise unknown("domain", name, self.domains)
+        kept = tuple(question for question in self.questions if question.domain in names)
+        return Benchmark(f"{self.name}/{'+'.join(names)}", kept)
+
+    def split(self, share: float = 0.5, seed: int = 0) -> tuple["Benchmark", "Benchmark"]:
+        """Cut into a selection part and a test part, the same share of every domain.
+
+        Questions with the same text or the same set of options stay on one side.
+
+        Args:
+            share: of the questions that goes into the first part.
+            seed: of the shuffling.
+        """
+        if not 0 < share < 1:
+            raise InputError(f"share is {share}; it has to be between 0 and 1.")
+        rng = np.random.default_rng(seed)
+        first: set[str] = set()
+        for name in self.domains:
+            groups = _twins([q for q in self.questions if q.domain == name])
+            wanted = round(share * sum(map(len, groups)))
+            taken = 0
+            for index in rng.permutation(len(groups)):
+                group = groups[index]
+                if taken + len(group) <= wanted:
+                    first |= {question.id for question in group}
+                    taken += len(group)
+        halves = (
+            tuple(q for q in self.questions if q.id in first),
+            tuple(q for q in self.questions if q.id not in first),
+        )
+        if not all(halves):
+            raise InputError(f"{len(self)} questions are too few to split with share {share}.")
+        return (
+            Benchmark(f"{self.name}, selection", halves[0]),
+            Benchmark(f"{self.name}, test", halves[1]),
+        )
+
+
+def load_benchmark(source: str | Path | Sequence[Question], split: str = "test") -> Benchmark:
+    """Load a benchmark.
+
+    Args:
+        source: ``"mini"`` (320 questions shipped with rolelens, 8 domains), a folder of MMLU CSV
+            files (headerless: question, A, B, C, D, letter), or a list of questions.
+        split: subfolder of an MMLU folder that has ``dev``, ``val`` and ``test``.
+
+    Raises:
+        InputError: nothing there, or a row that cannot be read (file and line are named).
+    """
+    if not isinstance(source, str | Path):
+        return _checked(Benchmark("own questions", tuple(source)))
+    if source == "mini":
+        text = (resources.files("rolelens") / "data" / "mini.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
+        return _checked(
+            Benchmark(
+                "mini",
+                tuple(
+                    Question(
+                        id=row["id"],
+                        text=row["question"],
+                        options=tuple(row["options"]),
+                        answer=LETTERS.index(row["answer"]),
+                        domain=row["domain"],
+                    )
+                    for row in rows
+                ),
+            )
+        )
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputError(
+            f"no benchmark {str(source)!r}; name 'mini' or a folder of MMLU CSV files."
+        )
+    folder = folder / split if (folder / split).is_dir() else folder
+    questions = [q for file in sorted(folder.glob("*.csv")) for q in _mmlu(file)]
+    if not questions:
+        raise InputError(f"no CSV file with questions in {str(folder)!r}.")
+    return _checked(Benchmark(folder.name, tuple(questions)))
+
+
+def _mmlu(path: Path) -> Iterator[Question]:
+    subject = path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        for n, row in enumerate(reader):
+            if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: expected question, four options and a letter "
+                    f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
+                )
+            answer = LETTERS.index(row[5].strip())
+            yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject)
+
+
+def _checked(benchmark: Benchmark) -> Benchmark:
+    if not benchmark.questions:
+        raise InputError("a benchmark needs at least one question.")
+    ids = [question.id for question in benchmark]
+    twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else ()
+    if twice:
+        raise InputError(f"questions share the id {min(twice)!r}; every id has to be unique.")
+    return benchmark
+
+
+def _twins(questions: list[Question]) -> list[list[Question]]:
+    """Group questions that share their text or their set of options (transitively)."""
+    groups: list[tuple[set[object], list[Question]]] = []
+    for question in questions:
+        keys: set[object] = {question.text, frozenset(question.options)}
+        joined = [group for group in groups if group[0] & keys]
+        groups = [group for group in groups if not group[0] & keys]
+        merged = [q for _, own in joined for q in own] + [question]
+        groups.append((keys.union(*(own for own, _ in joined)), merged))
+    return [own for _, own in groups]

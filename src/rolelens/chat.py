@@ -1,0 +1,113 @@
+"""How a prompt is put to a model: its chat template, or a plain format where it has none."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError
+
+from rolelens.errors import InputError
+
+PLAIN = "Question: {prompt}\nAnswer:"
+DATE = datetime(2024, 7, 26)
+"""What a template is told when it asks for today's date, so that results do not depend on it."""
+
+# Endings that no tokenizer merges alike with what follows: what all share at the end is template.
+_PROBES = ("a", "What is it?", "Stop.", "7", "(x)", "über")
+
+
+class ChatFormat:
+    """Renders and tokenizes single-turn prompts.
+
+    Attributes:
+        template: the tokenizer's chat template, or None: then the plain format is used.
+        n_post: number of post-instruction tokens, the template's tokens after the instruction.
+        sha: hash of the template.
+        joiner: what stands between a prompt and its answer.
+    """
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self._tokenizer = tokenizer
+        self._name = name
+        self.template: str | None = getattr(tokenizer, "chat_template", None)
+        if self.template is None:
+            warnings.warn(
+                f"{name} has no chat template; prompts are put as {PLAIN!r}.", stacklevel=4
+            )
+        self.joiner = " " if self.template is None else ""
+        self.sha = hashlib.sha256(str(self.template or PLAIN).encode()).hexdigest()[:16]
+        self.n_post = _common_suffix([self.ids(probe) for probe in _PROBES])
+        if self.n_post == 0:
+            raise InputError(
+                f"the chat template of {name} puts no token after the instruction, so there is no "
+                "post-instruction position; set tokenizer.chat_template to one that does."
+            )
+
+    def render(self, prompt: str, system: str | None = None) -> str:
+        """The text the model reads, up to where its answer begins.
+
+        Args:
+            prompt: what the user says.
+            system: a system prompt; the template's default stays where there is none. It goes
+                before the prompt where the template refuses system prompts.
+        """
+        if self.template is None:
+            # Scoring prompts end in "Answer:" themselves, as in the paper.
+            prompt = prompt.removesuffix("Answer:").rstrip()
+            return PLAIN.format(prompt=f"{system}\n\n{prompt}" if system else prompt)
+        messages = [{"role": "user", "content": prompt}]
+        if system is None:
+            return self._apply(messages)
+        try:
+            return self._apply([{"role": "system", "content": system}, *messages])
+        except InputError:
+            return self._apply([{"role": "user", "content": f"{system}\n\n{prompt}"}])
+
+    def ids(self, prompt: str, system: str | None = None) -> tuple[int, ...]:
+        """Token ids of the rendered prompt."""
+        return self._encode(self.render(prompt, system))
+
+    def ids_with_answer(
+        self, prompt: str, answer: str, system: str | None = None
+    ) -> tuple[tuple[int, ...], int]:
+        """Token ids of the rendered prompt and an answer to it, and how many are the prompt's."""
+        text = self.render(prompt, system)
+        start = self._encode(text)
+        whole = self._encode(text + self.joiner + answer)
+        if whole[: len(start)] != start:
+            # The answer's first letters merged with the prompt's last ones.
+            whole = start + tuple(
+                self._tokenizer(self.joiner + answer, add_special_tokens=False).input_ids
+            )
+        return whole, len(start)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # A template writes the special tokens itself; adding them again would double the BOS.
+        special = self.template is None
+        return tuple(self._tokenizer(text, add_special_tokens=special).input_ids)
+
+    def _apply(self, messages: Sequence[dict[str, str]]) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=DATE.strftime("%d %b %Y"),
+                strftime_now=DATE.strftime,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"the chat template of {self._name} failed ({error}); set tokenizer.chat_template "
+                "to a working one, or to None for the plain format."
+            ) from error
+        return text
+
+
+def _common_suffix(sequences: Sequence[Sequence[int]]) -> int:
+    n = 0
+    shortest = min(map(len, sequences))
+    while n < shortest and len({sequence[-1 - n] for sequence in sequences}) == 1:
+        n += 1
+    return n

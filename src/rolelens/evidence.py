@@ -1,0 +1,66 @@
+"""Whether an effect is more than chance: paired comparisons on questions kept apart."""
+
+from dataclasses import dataclass
+
+from rolelens import stats
+from rolelens.errors import InputError
+from rolelens.scoring import Scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways of answering the same questions.
+
+    Attributes:
+        before: accuracy of the first.
+        after: accuracy of the second.
+        low: lower end of the 95 % paired bootstrap interval of the difference.
+        high: its upper end.
+        p: exact McNemar p-value.
+        detectable: smallest difference that so many questions would show (80 % power).
+        questions: how many there are.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    questions: int
+
+    @property
+    def difference(self) -> float:
+        """Gain in accuracy."""
+        return self.after - self.before
+
+    def __str__(self) -> str:
+        return (
+            f"{self.before:.3f} -> {self.after:.3f} ({100 * self.difference:+.1f} points, 95 % "
+            f"interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p:.2f}; "
+            f"{self.questions} questions show {100 * self.detectable:.1f} points or more)"
+        )
+
+
+def compare(before: Scores, after: Scores) -> Comparison:
+    """Compare two scores of the same questions, question by question."""
+    if before.questions != after.questions:
+        raise InputError("the two scores are of different questions; evaluate both on the same.")
+    first, second = before.correct.tolist(), after.correct.tolist()
+    differences = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
+    low, high = stats.paired_bootstrap(differences)
+    n = len(differences)
+    return Comparison(
+        before=before.accuracy,
+        after=after.accuracy,
+        low=low,
+        high=high,
+        p=stats.mcnemar(first, second),
+        detectable=stats.detectable(n, sum(map(abs, differences)) / n),
+        questions=n,
+    )
+
+
+def above_chance(scores: Scores) -> bool:
+    """Whether the 95 % interval of the accuracy lies above guessing."""
+    return scores.interval[0] > scores.chance

@@ -1,0 +1,378 @@
+"""Batched forward passes through a TransformerLens model, with hooks.
+
+The only room that knows architectures. Everything that runs a model goes through here:
+extraction stops at the last layer it needs, scoring unembeds only what it reads, and every
+forward publishes which token of the prompt stands where, so that hooks can select positions.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens.errors import InputError
+
+HookFn: TypeAlias = Callable[..., Tensor | None]
+Hook: TypeAlias = tuple[str, HookFn]
+RowHooks: TypeAlias = Callable[[Int[Tensor, "row"]], Sequence[Hook]]
+Hooks: TypeAlias = Sequence[Hook] | RowHooks
+
+TOKEN_BUDGET = 2048
+"""Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
+
+
+class HookedModel(Protocol):
+    """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
+
+    cfg: Any
+    tokenizer: Any
+    ln_final: Any
+    unembed: Any
+
+    def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
+        """Install forward hooks for the duration of a context."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts.
+
+    Attributes:
+        ids: token ids of each prompt, with its answer where one is scored.
+        prompt_lengths: how many of them are the prompt; the rest is the answer.
+        n_post: how many of the prompt's last tokens are post-instruction tokens.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    prompt_lengths: tuple[int, ...]
+    n_post: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the prompts, right-padded to one length (causal attention needs no mask then)."""
+
+    rows: Int[Tensor, "row"]
+    ids: Int[Tensor, "row position"]
+    lengths: Int[Tensor, "row"]
+    prompt_lengths: Int[Tensor, "row"]
+    n_post: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """What hooks may know of the forward pass they are called in.
+
+    Attributes:
+        positions: absolute positions of the tokens in this forward pass.
+        prompt_lengths: tokens of each row's prompt.
+        n_post: how many of the prompt's last tokens are post-instruction tokens.
+    """
+
+    positions: Int[Tensor, "position"]
+    prompt_lengths: Int[Tensor, "row"]
+    n_post: int
+
+
+running: ContextVar[Running | None] = ContextVar("running", default=None)
+
+
+class _Stop(Exception):  # noqa: N818
+    """Ends a forward pass once everything that is needed was read."""
+
+
+def batches(
+    tokens: Tokens, budget: int = TOKEN_BUDGET, *, same_length: bool = False
+) -> list[Batch]:
+    """Sort prompts by length and cut them into batches of at most ``budget`` tokens.
+
+    Args:
+        tokens: the prompts.
+        budget: tokens of a batch, padding included; a longer prompt makes a batch of its own.
+        same_length: put only prompts of equal length together (decoding needs no padding then).
+    """
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
+    groups: list[list[int]] = []
+    for i in order:
+        length = len(tokens.ids[i])
+        fits = groups and (len(groups[-1]) + 1) * length <= budget
+        if fits and same_length:
+            fits = len(tokens.ids[groups[-1][0]]) == length
+        if fits:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return [_batch(tokens, group) for group in groups]
+
+
+def _batch(tokens: Tokens, group: list[int]) -> Batch:
+    longest = max(len(tokens.ids[i]) for i in group)
+    ids = torch.zeros(len(group), longest, dtype=torch.long)
+    for row, i in enumerate(group):
+        ids[row, : len(tokens.ids[i])] = torch.tensor(tokens.ids[i])
+    return Batch(
+        rows=torch.tensor(group),
+        ids=ids,
+        lengths=torch.tensor([len(tokens.ids[i]) for i in group]),
+        prompt_lengths=torch.tensor([tokens.prompt_lengths[i] for i in group]),
+        n_post=tokens.n_post,
+    )
+
+
+def residual_stream(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    positions: Sequence[int],
+    *,
+    hooks: Hooks = (),
+    budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]]:
+    """Read the residual stream entering each layer, a batch at a time.
+
+    The forward pass ends at the last layer asked for; nothing is unembedded.
+
+    Args:
+        model: the model.
+        tokens: the prompts.
+        layers: layers, in any order.
+        positions: positions counted from the end of each prompt (-1 is its last token).
+        hooks: what is done to the stream on the way.
+        budget: tokens of one batch.
+
+    Yields:
+        The rows (indices into ``tokens``) and their residual stream.
+    """
+    offsets = torch.tensor(positions)
+    for batch in batches(tokens, budget):
+        read: dict[int, Tensor] = {}
+        index = (batch.prompt_lengths[:, None] + offsets).to(model.cfg.device)
+
+        def keep(
+            x: Tensor,
+            hook: Any,
+            *,
+            layer: int,
+            read: dict[int, Tensor] = read,
+            index: Tensor = index,
+        ) -> None:
+            read[layer] = _gather(x, index)
+            if len(read) == len(set(layers)):
+                raise _Stop
+
+        readers = [
+            (f"blocks.{layer}.hook_resid_pre", _bind(keep, layer=layer)) for layer in set(layers)
+        ]
+        with _steered(model, batch, hooks, readers), _until_stop():
+            model(batch.ids.to(model.cfg.device), return_type=None)
+        yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
+
+
+def next_token_logits(
+    model: HookedModel,
+    tokens: Tokens,
+    *,
+    vocab: Sequence[int],
+    hooks: Hooks = (),
+    budget: int = TOKEN_BUDGET,
+) -> Float[Tensor, "prompt token"]:
+    """Logits of some tokens at the end of each prompt; nothing else is unembedded.
+
+    Args:
+        model: the model.
+        tokens: the prompts.
+        vocab: ids of the tokens asked for.
+        hooks: what is done to the stream on the way.
+        budget: tokens of one batch.
+    """
+    out = torch.empty(len(tokens), len(vocab))
+    for batch in batches(tokens, budget):
+        index = (batch.lengths - 1)[:, None].to(model.cfg.device)
+        final = _final_residual(model, batch, index, hooks)[:, 0]
+        out[batch.rows] = _unembed(model, final, list(vocab)).float().cpu()
+    return out
+
+
+def answer_logprobs(
+    model: HookedModel, tokens: Tokens, *, hooks: Hooks = (), budget: int = TOKEN_BUDGET
+) -> list[Float[Tensor, "token"]]:
+    """Log-probability (nats) of every token of each answer, given all that stands before it."""
+    out: list[Tensor] = [torch.empty(0)] * len(tokens)
+    for batch in batches(tokens, budget):
+        width = int((batch.lengths - batch.prompt_lengths).max())
+        offsets = torch.arange(width)
+        at = (batch.prompt_lengths - 1)[:, None] + offsets
+        index = at.clamp(max=batch.ids.shape[1] - 1).to(model.cfg.device)
+        final = _final_residual(model, batch, index, hooks)
+        for row, i in enumerate(batch.rows.tolist()):
+            start, end = int(batch.prompt_lengths[row]), int(batch.lengths[row])
+            logits = _unembed(model, final[row, : end - start], None).float()
+            target = batch.ids[row, start:end, None].to(logits.device)
+            out[i] = logits.log_softmax(dim=-1).gather(1, target)[:, 0].cpu()
+    return out
+
+
+def decode(
+    model: HookedModel,
+    batch: Batch,
+    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, "row"]],
+    *,
+    max_new_tokens: int,
+    hooks: Hooks = (),
+    cache: bool = True,
+) -> Iterator[Int[Tensor, "row"]]:
+    """Generate for prompts of equal length, one token a row and step.
+
+    Args:
+        model: the model.
+        batch: prompts of equal length.
+        pick: chooses the next token of each row from its logits and the ids so far.
+        max_new_tokens: how many steps at most.
+        hooks: what is done to the stream, at the prompt and at every new token.
+        cache: keep keys and values; without, every step runs the whole sequence again.
+    """
+    ids = batch.ids.to(model.cfg.device)
+    past: Any = None
+    only_last = (
+        {"logits_to_keep": 1}
+        if "logits_to_keep" in inspect.signature(model.original_model.forward).parameters  # type: ignore[attr-defined]
+        else {}
+    )
+    for _ in range(max_new_tokens):
+        start = ids.shape[1] - 1 if past is not None else 0
+        with _steered(model, batch, hooks, (), start=start, end=ids.shape[1]):
+            if cache:
+                logits, past = model(
+                    ids[:, start:],
+                    return_type="logits_and_cache",
+                    past_key_values=past,
+                    use_cache=True,
+                    **only_last,
+                )
+            else:
+                logits = model(ids, return_type="logits", **only_last)
+        chosen = pick(logits[:, -1].float(), ids)
+        ids = torch.cat([ids, chosen[:, None]], dim=1)
+        yield chosen
+
+
+@contextmanager
+def _steered(
+    model: HookedModel,
+    batch: Batch,
+    hooks: Hooks,
+    readers: Sequence[Hook],
+    *,
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[None]:
+    """Install hooks, publish the positions of this forward pass, and undo both at the end.
+
+    Readers are installed last, so they see what the hooks have done.
+    """
+    mine = hooks(batch.rows) if callable(hooks) else hooks
+    published = Running(
+        positions=torch.arange(start, batch.ids.shape[1] if end is None else end),
+        prompt_lengths=batch.prompt_lengths,
+        n_post=batch.n_post,
+    )
+    token = running.set(published)
+    try:
+        with torch.no_grad(), model.hooks(fwd_hooks=[*mine, *readers]):
+            yield
+    finally:
+        running.reset(token)
+
+
+@contextmanager
+def _until_stop() -> Iterator[None]:
+    try:
+        yield
+    except _Stop:
+        return
+    raise InputError(
+        "the model ran to its end without passing a hook that was to be read; this architecture "
+        "does not fire blocks.{l}.hook_resid_pre and cannot be used."
+    )
+
+
+def _bind(keep: Callable[..., None], **fixed: int) -> HookFn:
+    return lambda x, hook: keep(x, hook, **fixed)
+
+
+def _gather(
+    x: Float[Tensor, "row position d_model"], index: Int[Tensor, "row read"]
+) -> Float[Tensor, "row read d_model"]:
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], index.to(x.device)]
+
+
+def _final_residual(
+    model: HookedModel, batch: Batch, index: Int[Tensor, "row read"], hooks: Hooks
+) -> Float[Tensor, "row read d_model"]:
+    """The residual stream that leaves the last block, at the positions ``index``."""
+    read: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any) -> None:
+        read.append(_gather(x, index))
+        raise _Stop
+
+    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)
+    with _steered(model, batch, hooks, [reader]), _until_stop():
+        model(batch.ids.to(model.cfg.device), return_type=None)
+    return read[0]
+
+
+_unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _unembed(
+    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
+) -> Float[Tensor, "n token"]:
+    """Final norm and unembedding of single residual vectors, for some tokens or for all."""
+    if model not in _unembeds_by_hand:
+        _unembeds_by_hand[model] = _unembedding_agrees(model)
+    if not _unembeds_by_hand[model]:
+        raise InputError(
+            f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix and a soft "
+            "cap, so its scores cannot be computed; please report this architecture."
+        )
+    return _unembed_by_hand(model, final, vocab)
+
+
+def _unembed_by_hand(
+    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
+) -> Float[Tensor, "n token"]:
+    with torch.no_grad():
+        normed = model.ln_final(final[None])[0]
+        weight, bias = model.unembed.W_U, model.unembed.b_U
+        if vocab is not None:
+            weight, bias = weight[:, vocab], bias[vocab]
+        logits = normed @ weight + bias
+        cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def _unembedding_agrees(model: HookedModel) -> bool:
+    """Whether unembedding by hand gives the model's own logits, tried on four tokens."""
+    ids = torch.arange(4)[None].to(model.cfg.device)
+    one = torch.tensor([0])
+    batch = Batch(one, ids, one + 4, one + 4, 0)
+    final = _final_residual(model, batch, torch.arange(4)[None], ())
+    with torch.no_grad():
+        own = model(ids, return_type="logits")[0].float()
+    mine = _unembed_by_hand(model, final[0], None).float()
+    return bool((own - mine).abs().max() <= 1e-3 * own.abs().max().clamp(min=1))

@@ -1,0 +1,201 @@
+"""Steering and ablation as hook lists for any TransformerLens model.
+
+A hook list is a list of ``(hook_name, fn)``. It works in ``lens.generate(..., hooks=...)`` and in
+raw ``model.run_with_hooks(..., fwd_hooks=...)`` alike; several lists are joined with ``+``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens.errors import InputError
+from rolelens.forward import Hook, HookFn, RowHooks, Running, running
+from rolelens.vectors import Direction, Source, check_sources
+
+Selection: TypeAlias = (
+    Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
+)
+"""Which tokens are edited: a name, or absolute positions (0 is the first token)."""
+
+
+class HasLayers(Protocol):
+    """A lens, as far as ablation needs one."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def source(self) -> Source:
+        """What the model is."""
+
+
+def add(
+    direction: Direction,
+    alpha: float = 1.0,
+    *,
+    unit: Literal["raw", "resid_norm"] = "raw",
+    tokens: Selection = "all",
+) -> list[Hook]:
+    """Activation addition: x <- x + alpha d at the layer of d (2502.12055 eq. 3).
+
+    Args:
+        direction: what is added.
+        alpha: strength. With ``unit="raw"`` a factor on the raw direction; with
+            ``unit="resid_norm"`` the norm of what is added, as a share of the mean norm of the
+            residual stream of base prompts at that layer.
+        unit: see ``alpha``.
+        tokens: which tokens; anything but ``"all"`` works inside calls of a Lens only, which know
+            where each token stands.
+
+    Raises:
+        InputError: ``alpha`` is not a finite number, or the direction has no ``resid_norm``.
+    """
+    return [(_hook_name(direction), _adder(delta(direction, alpha, unit)[None], tokens))]
+
+
+def add_rows(
+    directions: Sequence[Direction], alphas: Sequence[float], *, tokens: Selection = "all"
+) -> RowHooks:
+    """Activation addition with another direction for every prompt.
+
+    Args:
+        directions: one for each prompt, of any layers.
+        alphas: one raw strength for each prompt.
+        tokens: which tokens.
+
+    Returns:
+        What the ``hooks=`` of a Lens takes: from the rows of a batch, their hook list.
+    """
+    if len(directions) != len(alphas):
+        raise InputError(f"{len(directions)} directions and {len(alphas)} alphas do not pair up.")
+    deltas = [delta(d, alpha) for d, alpha in zip(directions, alphas, strict=True)]
+
+    def for_rows(rows: Int[Tensor, "row"]) -> list[Hook]:
+        chosen = rows.tolist()
+        hooks = []
+        for name in sorted({_hook_name(directions[i]) for i in chosen}):
+            here = [
+                deltas[i] if _hook_name(directions[i]) == name else torch.zeros_like(deltas[i])
+                for i in chosen
+            ]
+            hooks.append((name, _adder(torch.stack(here), tokens)))
+        return hooks
+
+    return for_rows
+
+
+def ablate(
+    direction: Direction, lens: HasLayers, *, tokens: Selection = "all"
+) -> list[Hook]:
+    """Directional ablation: x <- x - d̂ (d̂ᵀ x) everywhere (2502.12055 eq. 4).
+
+    At every layer, what enters the block and what attention and MLP add to the residual stream
+    lose their component along d, so that the stream stays orthogonal to it.
+
+    Args:
+        direction: what is removed.
+        lens: the model it is removed from.
+        tokens: which tokens.
+
+    Raises:
+        InputError: the direction is zero, or was measured on another model.
+    """
+    check_sources(direction.source, lens.source)
+    unit = direction.unit
+
+    def remove(x: Tensor, hook: Any) -> Tensor:
+        _check_width(x, unit)
+        d = unit.to(x)
+        return _where(x, x - (x @ d)[..., None] * d, tokens)
+
+    sites = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+    return [
+        (f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in sites
+    ]
+
+
+def delta(
+    direction: Direction, alpha: float, unit: Literal["raw", "resid_norm"] = "raw"
+) -> Float[Tensor, "d_model"]:
+    """What ``add`` adds to the residual stream, as one vector."""
+    if not math.isfinite(alpha):
+        raise InputError(f"alpha is {alpha}; it has to be a finite number such as 3.0.")
+    if unit == "raw":
+        return direction.vector * alpha
+    if unit != "resid_norm":
+        raise InputError(f"unit is {unit!r}; it has to be 'raw' or 'resid_norm'.")
+    if direction.resid_norm is None:
+        raise InputError(
+            f"{direction!r} does not know the norm of the residual stream; take it from "
+            "rl.role_vectors, or use unit='raw'."
+        )
+    return direction.unit * (alpha * direction.resid_norm)
+
+
+def _hook_name(direction: Direction) -> str:
+    return f"blocks.{direction.layer}.hook_{direction.site}"
+
+
+def _adder(deltas: Float[Tensor, "row d_model"], tokens: Selection) -> HookFn:
+    def adder(x: Tensor, hook: Any) -> Tensor:
+        _check_width(x, deltas[0])
+        return _where(x, x + deltas.to(x)[:, None, :], tokens)
+
+    return adder
+
+
+def _where(
+    old: Float[Tensor, "row position d_model"],
+    new: Float[Tensor, "row position d_model"],
+    tokens: Selection,
+) -> Float[Tensor, "row position d_model"]:
+    if tokens == "all":
+        return new
+    now = running.get()
+    if now is None:
+        raise InputError(
+            f"tokens={tokens!r} needs to know where each token stands, and only calls of a Lens "
+            "(lens.generate, rl.evaluate, ...) say so; use tokens='all' in raw TransformerLens."
+        )
+    chosen = selected(now, tokens).to(old.device)
+    if chosen.shape[1] != old.shape[1]:
+        raise InputError(
+            f"a hook saw {old.shape[1]} tokens where the running forward has {chosen.shape[1]}; "
+            "a selection of tokens works in calls of a Lens only."
+        )
+    return torch.where(chosen[..., None], new, old)
+
+
+def selected(now: Running, tokens: Selection) -> Tensor:
+    """Which tokens of the running forward a selection names, as booleans ``[row, position]``."""
+    positions, lengths = now.positions[None, :], now.prompt_lengths[:, None]
+    if tokens == "all":
+        return (positions >= 0).expand(len(now.prompt_lengths), -1)
+    if tokens == "prompt":
+        return positions < lengths
+    if tokens == "generated":
+        return positions >= lengths
+    if tokens == "post-instruction":
+        return (positions < lengths) & (positions >= lengths - now.n_post)
+    if isinstance(tokens, str):
+        raise InputError(
+            f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' "
+            "or a list of absolute positions."
+        )
+    if any(position < 0 for position in tokens):
+        raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
+    chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
+    return chosen[None].expand(len(now.prompt_lengths), -1)
+
+
+def _check_width(x: Tensor, vector: Tensor) -> None:
+    if x.shape[-1] != vector.shape[-1]:
+        raise InputError(
+            f"a direction of width {vector.shape[-1]} was used on a residual stream of width "
+            f"{x.shape[-1]}; it was measured on another model."
+        )

@@ -1,0 +1,346 @@
+"""A model with its tokenizer and chat format: what every measurement is made through."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens import embedded, forward
+from rolelens.chat import ChatFormat
+from rolelens.errors import InputError
+from rolelens.forward import Batch, Hook, HookedModel, Hooks, Tokens
+from rolelens.vectors import Source
+
+
+def load(
+    model: str | Path | HookedModel,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> "Lens":
+    """Load a model.
+
+    Args:
+        model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file,
+            or a TransformerLens model.
+        device: where it runs; the GPU if there is one.
+        dtype: float32 on a CPU, so that numbers do not depend on the machine, and bfloat16 on a
+            GPU; ``"auto"`` takes bfloat16 wherever the hardware computes it natively.
+        revision: of a hub model.
+        trust_remote_code: passed on to ``transformers``.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached.
+    """
+    if not isinstance(model, str | Path):
+        return Lens(model)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
+    name, origin, where = str(model), str(model), str(model)
+    with _hushed():
+        if name in embedded.NAMES:
+            where, origin = str(embedded.folder()), embedded.ORIGIN
+        elif name.endswith(".gguf"):
+            path = Path(model).expanduser()
+            if not path.is_file():
+                raise InputError(f"no file {name!r}; check the path.")
+            hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
+            kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
+            origin = f"{path.name}, dequantised"
+        elif not Path(name).expanduser().is_dir():
+            kwargs |= {"revision": revision}
+            origin = f"{name}@{revision or 'main'}"
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                where, trust_remote_code=trust_remote_code, **kwargs
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"no model {name!r} could be loaded ({reason}); name a local folder, a .gguf file, "
+                "'smollm2' (embedded) or a hub id that this machine can reach."
+            ) from error
+    return Lens(bridge, name=name, origin=origin)
+
+
+class Lens:
+    """A TransformerLens model, its tokenizer and its chat format.
+
+    Attributes:
+        model: the TransformerLens model itself.
+        chat: how prompts are rendered.
+        positions: post-instruction positions, counted from the end: the template's tokens after
+            the instruction.
+        source: what vectors measured with this lens are recorded with.
+    """
+
+    def __init__(
+        self, model: HookedModel, *, name: str | None = None, origin: str | None = None
+    ) -> None:
+        if getattr(model, "tokenizer", None) is None:
+            raise InputError("the model has no tokenizer; set model.tokenizer first.")
+        self.model = model
+        self.name = name or str(model.cfg.model_name)
+        self.chat = ChatFormat(model.tokenizer, self.name)
+        self.positions = tuple(range(-self.chat.n_post, 0))
+        self.source = Source(
+            model=self.name,
+            origin=origin or self.name,
+            model_class=type(model).__name__,
+            centred=_is_centred(model),
+            dtype=str(self.dtype).removeprefix("torch."),
+            template=self.chat.sha,
+            version=version("rolelens"),
+        )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self.model.tokenizer
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.cfg.d_model)
+
+    @property
+    def n_ctx(self) -> int:
+        """Context length, in tokens."""
+        return int(self.model.cfg.n_ctx)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        dtype: torch.dtype = self.model.unembed.W_U.dtype
+        return dtype
+
+    def tokenize(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str] | None = None,
+        *,
+        system: str | None = None,
+    ) -> Tokens:
+        """Render prompts in the chat format and tokenize them.
+
+        Args:
+            prompts: what the user says.
+            answers: an answer to each, appended where the model's own would begin.
+            system: a system prompt for all of them.
+
+        Raises:
+            InputError: no prompts, something that is not a text, or a prompt that does not fit
+                into the context.
+        """
+        if isinstance(prompts, str):
+            raise InputError(f"prompts is the text {prompts[:40]!r}; pass a list of texts.")
+        if len(prompts) == 0:
+            raise InputError("there are no prompts; pass at least one.")
+        for prompt in prompts:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise InputError(f"{prompt!r} is not a prompt; every prompt has to be a text.")
+        if answers is None:
+            ids = [self.chat.ids(prompt, system) for prompt in prompts]
+            lengths = [len(sequence) for sequence in ids]
+        else:
+            pairs = zip(prompts, answers, strict=True)
+            both = [self.chat.ids_with_answer(p, a, system) for p, a in pairs]
+            ids, lengths = [whole for whole, _ in both], [start for _, start in both]
+        for prompt, sequence in zip(prompts, ids, strict=True):
+            if len(sequence) > self.n_ctx:
+                raise InputError(
+                    f"the prompt {prompt[:40]!r}... has {len(sequence)} tokens and {self.name} "
+                    f"reads at most {self.n_ctx}; shorten it."
+                )
+        return Tokens(tuple(ids), tuple(lengths), self.chat.n_post)
+
+    @contextmanager
+    def steered(self, hooks: Sequence[Hook]) -> Iterator["Lens"]:
+        """Steer every call made inside this context, raw calls of ``lens.model`` included."""
+        if callable(hooks):
+            raise InputError("row-wise hooks need rows; pass them as hooks= of a call instead.")
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            yield self
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        hooks: Hooks = (),
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        system: str | None = None,
+        cache: bool = True,
+    ) -> list[str]:
+        """Answer each prompt.
+
+        Args:
+            prompts: what the user says.
+            hooks: steering, from ``rl.add``, ``rl.ablate`` or ``rl.add_rows``.
+            max_new_tokens: length of an answer at most, in tokens.
+            temperature: 0 is greedy.
+            top_p: nucleus, for temperatures above 0.
+            seed: of the sampling; an answer does not depend on the other prompts.
+            system: a system prompt for all of them.
+            cache: keep keys and values between tokens; the text is the same without, and slower.
+
+        Returns:
+            The answers, without the prompts.
+        """
+        tokens = self.tokenize(prompts, system=system)
+        answers = [""] * len(prompts)
+        for batch in forward.batches(tokens, same_length=True):
+            steps = self._decode(
+                batch, hooks, max_new_tokens, _picker(temperature, top_p, seed, batch.rows), cache
+            )
+            done = torch.stack(list(steps), dim=1).tolist()
+            for i, ids in zip(batch.rows.tolist(), done, strict=True):
+                answers[i] = self._text(ids)
+        return answers
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        hooks: Hooks = (),
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        system: str | None = None,
+    ) -> Iterator[str]:
+        """Answer one prompt piece by piece; arguments as for :meth:`generate`."""
+        batch = forward.batches(self.tokenize([prompt], system=system))[0]
+        pick = _picker(temperature, top_p, seed, batch.rows)
+        ids: list[int] = []
+        shown = ""
+        for step in self._decode(batch, hooks, max_new_tokens, pick, cache=True):
+            ids.append(int(step[0]))
+            text = self._text(ids)
+            # A character of several tokens is not whole before its last token.
+            if not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+
+    def __repr__(self) -> str:
+        return (
+            f"Lens({self.name!r}, {self.n_layers} layers, d_model {self.d_model}, "
+            f"{len(self.positions)} post-instruction positions, {self.source.dtype})"
+        )
+
+    def _decode(
+        self,
+        batch: Batch,
+        hooks: Hooks,
+        max_new_tokens: int,
+        pick: Callable[[Tensor, Tensor], Tensor],
+        cache: bool,
+    ) -> Iterator[Int[Tensor, "row"]]:
+        """Decode until every row has ended, or there is no more room."""
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
+        stop = torch.tensor(sorted(self._stop_ids()))
+        ended = torch.zeros(len(batch.rows), dtype=torch.bool)
+        room = min(max_new_tokens, self.n_ctx - batch.ids.shape[1])
+        for step in forward.decode(
+            self.model, batch, pick, max_new_tokens=room, hooks=hooks, cache=cache
+        ):
+            yield step.cpu()
+            ended |= torch.isin(step.cpu(), stop)
+            if ended.all():
+                return
+
+    def _stop_ids(self) -> set[int]:
+        """Tokens that end an answer: the tokenizer's, the model's and the template's own."""
+        config = getattr(getattr(self.model, "original_model", None), "generation_config", None)
+        ends = [self.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
+        flat = {i for end in ends for i in (end if isinstance(end, list) else [end])}
+        end_of_turn = self.chat.ids("a")[-self.chat.n_post]
+        if end_of_turn in self.tokenizer.all_special_ids:
+            flat.add(end_of_turn)
+        return {int(i) for i in flat if i is not None}
+
+    def _text(self, ids: list[int]) -> str:
+        stop = self._stop_ids()
+        end = next((n for n, i in enumerate(ids) if i in stop), len(ids))
+        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+
+def _picker(
+    temperature: float, top_p: float, seed: int, rows: Int[Tensor, "row"]
+) -> Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, "row"]]:
+    """Greedy, or sampling with one random stream a row."""
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise InputError(
+            f"temperature is {temperature} and top_p is {top_p}; temperature has to be 0 (greedy) "
+            "or above, and top_p above 0 and at most 1."
+        )
+    if temperature == 0:
+        return lambda logits, ids: logits.argmax(dim=-1)
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    streams = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in rows.tolist()]
+    warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
+
+    def sample(logits: Tensor, ids: Tensor) -> Tensor:
+        for warper in warpers:
+            logits = warper(ids, logits)
+        shares = logits.softmax(dim=-1).cpu()
+        drawn = [
+            torch.multinomial(share, 1, generator=stream)
+            for share, stream in zip(shares, streams, strict=True)
+        ]
+        return torch.cat(drawn).to(logits.device)
+
+    return sample
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype != "auto":
+        raise InputError(f"dtype is {dtype!r}; pass a torch dtype, 'auto' or nothing.")
+    native = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    native = native and (device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def _is_centred(model: HookedModel) -> bool:
+    """Whether the writing weights were centred; the configuration does not record it."""
+    embedding = model.embed.W_E[:4096].detach().float()  # type: ignore[attr-defined]
+    return bool(embedding.mean(dim=-1).abs().mean() < 1e-4 * embedding.std())
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Load without the progress bars and notices of the libraries below."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

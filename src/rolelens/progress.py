@@ -1,0 +1,28 @@
+"""Progress bars: what is running and how long it will take."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate under a progress bar on standard error; silent where that is not a terminal."""
+    hidden = _quiet.get() or not sys.stderr.isatty()
+    yield from tqdm(items, desc=what, total=total, disable=hidden, leave=False)
+
+
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Show no progress bar inside this context."""
+    token = _quiet.set(on)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)

@@ -1,0 +1,212 @@
+"""Multiple-choice scores: the log-probability a model gives to every option."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rolelens import forward, stats
+from rolelens.benchmarks import LETTERS, Benchmark, Question
+from rolelens.errors import InputError
+from rolelens.forward import Hooks, Tokens
+from rolelens.lens import Lens
+
+Method: TypeAlias = Literal["letter", "cloze", "cloze_norm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model answers to every question.
+
+    Attributes:
+        logprobs: in nats; options a question does not have are -inf. ``letter``: of the option's
+            letter among the question's letters (they sum to 1). ``cloze``: of the option's whole
+            text. ``cloze_norm``: the mean over the option's tokens.
+        answers: index of the correct option.
+        questions: ids.
+        domains: domain of each question.
+        method: how options were scored.
+    """
+
+    logprobs: Float[Tensor, "question option"]
+    answers: Int[Tensor, "question"]
+    questions: tuple[str, ...]
+    domains: tuple[str, ...]
+    method: str
+
+    @property
+    def predictions(self) -> Int[Tensor, "question"]:
+        """Index of the best option (eq. 5)."""
+        return self.logprobs.argmax(dim=-1)
+
+    @property
+    def correct(self) -> Bool[Tensor, "question"]:
+        """Whether the best option is the correct one."""
+        return self.predictions == self.answers
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers."""
+        return float(self.correct.float().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return stats.wilson(int(self.correct.sum()), len(self.questions))
+
+    @property
+    def margins(self) -> Float[Tensor, "question"]:
+        """Log-probability of the correct option minus that of the best wrong one, in nats."""
+        correct = self.answers[:, None]
+        wrong = self.logprobs.scatter(1, correct, -torch.inf).amax(dim=-1)
+        return self.logprobs.gather(1, correct)[:, 0] - wrong
+
+    @property
+    def margin(self) -> float:
+        """Mean margin, in nats."""
+        return float(self.margins.mean())
+
+    @property
+    def chance(self) -> float:
+        """Expected accuracy of guessing."""
+        n_options = torch.isfinite(self.logprobs).sum(dim=-1)
+        return float((1 / n_options).mean())
+
+    def table(self) -> pd.DataFrame:
+        """A row a domain: questions, accuracy with its 95 % interval, mean margin (nats)."""
+        frame = pd.DataFrame(
+            {"domain": self.domains, "correct": self.correct, "margin": self.margins}
+        )
+        rows = []
+        for domain, own in frame.groupby("domain"):
+            low, high = stats.wilson(int(own["correct"].sum()), len(own))
+            rows.append(
+                {
+                    "domain": domain,
+                    "questions": len(own),
+                    "accuracy": own["correct"].mean(),
+                    "low": low,
+                    "high": high,
+                    "margin": own["margin"].mean(),
+                }
+            )
+        return pd.DataFrame(rows).set_index("domain")
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"Scores({len(self.questions)} questions, {self.method}: accuracy {self.accuracy:.3f} "
+            f"[{low:.3f}, {high:.3f}], margin {self.margin:+.3f} nats)"
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A benchmark, tokenised for one way of scoring; scored many times in a sweep."""
+
+    questions: tuple[Question, ...]
+    method: Method
+    tokens: Tokens
+    letters: tuple[int, ...] = ()
+
+
+def evaluate(
+    lens: Lens,
+    benchmark: Benchmark | Sequence[Question],
+    hooks: Hooks = (),
+    method: Method = "letter",
+    *,
+    system: str | None = None,
+) -> Scores:
+    """Score every option of every question.
+
+    Args:
+        lens: the model.
+        benchmark: the questions.
+        hooks: steering.
+        method: ``letter`` shows the options and reads their letters at the last position, as the
+            paper does; ``cloze`` shows the question alone and reads the options' texts;
+            ``cloze_norm`` divides that by the option's tokens. Small models are at chance in
+            letters and above it in cloze.
+        system: a system prompt.
+    """
+    return score(lens, prepare(lens, benchmark, method, system=system), hooks)
+
+
+def prepare(
+    lens: Lens,
+    benchmark: Benchmark | Sequence[Question],
+    method: Method,
+    *,
+    system: str | None = None,
+) -> Prepared:
+    """Tokenise a benchmark once, to score it many times."""
+    questions = tuple(benchmark)
+    if not questions:
+        raise InputError("a benchmark needs at least one question.")
+    if method not in get_args(Method):
+        raise InputError(f"method is {method!r}; it has to be one of {', '.join(get_args(Method))}.")
+    if method == "letter":
+        prompts = [letter_prompt(question) for question in questions]
+        most = max(len(question.options) for question in questions)
+        letters = _letter_ids(lens, prompts[0], most, system)
+        return Prepared(questions, method, lens.tokenize(prompts, system=system), letters)
+    pairs = [(question.text, option) for question in questions for option in question.options]
+    texts, options = [text for text, _ in pairs], [option for _, option in pairs]
+    return Prepared(questions, method, lens.tokenize(texts, options, system=system))
+
+
+def score(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Scores:
+    """Score a prepared benchmark."""
+    questions = prepared.questions
+    most = max(len(question.options) for question in questions)
+    missing = torch.tensor([[k >= len(q.options) for k in range(most)] for q in questions])
+    if prepared.method == "letter":
+        logits = forward.next_token_logits(
+            lens.model, prepared.tokens, vocab=prepared.letters, hooks=hooks
+        )
+        logprobs = logits.masked_fill(missing, -torch.inf).log_softmax(dim=-1)
+    else:
+        parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=hooks)
+        mean = prepared.method == "cloze_norm"
+        sums = [float(part.double().mean() if mean else part.double().sum()) for part in parts]
+        logprobs = torch.full((len(questions), most), -torch.inf)
+        logprobs[~missing] = torch.tensor(sums)
+    if torch.isnan(logprobs).any():
+        raise InputError("scores are NaN; steer less strongly, or load the model in float32.")
+    return Scores(
+        logprobs=logprobs,
+        answers=torch.tensor([question.answer for question in questions]),
+        questions=tuple(question.id for question in questions),
+        domains=tuple(question.domain for question in questions),
+        method=prepared.method,
+    )
+
+
+def letter_prompt(question: Question) -> str:
+    """The paper's multiple-choice prompt: question, lettered options, request for the letter."""
+    return "\n".join([question.text, *_lettered(question), *_REQUEST])
+
+
+_REQUEST = ("Answer with the letter of the correct answer.", "Answer:")
+
+
+def _lettered(question: Question) -> Iterator[str]:
+    for letter, option in zip(LETTERS, question.options, strict=False):
+        yield f"{letter}. {option}"
+
+
+def _letter_ids(lens: Lens, prompt: str, n: int, system: str | None) -> tuple[int, ...]:
+    """The token each letter is, right after the prompt."""
+    tokens = lens.tokenize([prompt] * n, LETTERS[:n], system=system)
+    found = [ids[length:] for ids, length in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+    if any(len(ids) != 1 for ids in found) or len(set(found)) != n:
+        raise InputError(
+            f"the letters A to {LETTERS[n - 1]} are not single tokens for {lens.name}; use "
+            "method='cloze'."
+        )
+    return tuple(ids[0] for ids in found)

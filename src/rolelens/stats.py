@@ -1,0 +1,130 @@
+"""Separation, intervals and paired tests. Pure mathematics: no model is known here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats as scipy_stats
+from torch import Tensor
+
+from rolelens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well held-out role prompts separate from held-out base prompts, layer by layer.
+
+    Attributes:
+        role: which role.
+        layers: the layers.
+        auroc: area under the ROC curve; 0.5 is chance.
+        low: lower end of the 95 % bootstrap interval.
+        high: its upper end.
+    """
+
+    role: str
+    layers: tuple[int, ...]
+    auroc: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def best_layer(self) -> int:
+        """The first layer with the highest AUROC."""
+        return self.layers[int(np.argmax(self.auroc))]
+
+
+def separation(
+    role_activations: Float[Tensor, "role_prompt layer d_model"],
+    base_activations: Float[Tensor, "base_prompt layer d_model"],
+    *,
+    role: str = "role",
+    layers: Sequence[int] | None = None,
+    folds: int = 5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Separation:
+    """Project held-out prompts on the difference-in-means of the others.
+
+    Cross-fitted: every prompt is projected on a direction that it did not help to make, measured
+    from the midpoint of that direction's two means.
+
+    Args:
+        role_activations: residual streams of role prompts at one position.
+        base_activations: residual streams of base prompts at the same position.
+        role: name, for the record.
+        layers: names of the layers; counted from 0 by default.
+        folds: number of parts.
+        resamples: bootstrap resamples of the prompts.
+        seed: of folds and bootstrap.
+    """
+    counts = (len(role_activations), len(base_activations))
+    if min(counts) < folds:
+        raise InputError(
+            f"{counts[0]} role and {counts[1]} base prompts are too few for {folds} folds."
+        )
+    rng = np.random.default_rng(seed)
+    groups = (role_activations.double(), base_activations.double())
+    parts = [torch.tensor(rng.permutation(n) % folds) for n in counts]
+    scores = [torch.zeros(n, groups[0].shape[1], dtype=torch.float64) for n in counts]
+    for fold in range(folds):
+        mu, nu = (x[part != fold].mean(dim=0) for x, part in zip(groups, parts, strict=True))
+        for x, part, score in zip(groups, parts, scores, strict=True):
+            held = x[part == fold] - (mu + nu) / 2
+            score[part == fold] = (held * (mu - nu)).sum(dim=-1)
+    first, second = scores[0].T[:, :, None], scores[1].T[:, None, :]
+    wins = ((first > second).double() + 0.5 * (first == second).double()).numpy()
+    weights = [rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in counts]
+    resampled = np.einsum("br,lrs,bs->bl", weights[0], wins, weights[1], optimize=True)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    return Separation(
+        role=role,
+        layers=tuple(range(wins.shape[0])) if layers is None else tuple(layers),
+        auroc=tuple(wins.mean(axis=(1, 2)).tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+    )
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson interval of a share."""
+    interval = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Two-sided exact McNemar p-value of paired right/wrong answers."""
+    gained = sum(not b and a for b, a in zip(before, after, strict=True))
+    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    if gained + lost == 0:
+        return 1.0
+    return float(scipy_stats.binomtest(gained, gained + lost).pvalue)
+
+
+def paired_bootstrap(
+    differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of a mean difference, resampling questions."""
+    values = np.asarray(differences, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def detectable(n: int, discordant: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Smallest change of accuracy that ``n`` paired questions would show, as a share.
+
+    Normal approximation to McNemar's test.
+
+    Args:
+        n: number of questions.
+        discordant: share of questions on which the two answers differ in being right.
+        power: probability of showing it.
+        alpha: two-sided level of the test.
+    """
+    z = scipy_stats.norm.ppf(1 - alpha / 2) + scipy_stats.norm.ppf(power)
+    return float(min(1.0, z * math.sqrt(max(discordant, 1 / n) / n)))
