@@ -6,7 +6,6 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -34,8 +33,10 @@ class HookedModel(Protocol):
 
     cfg: Any
     tokenizer: Any
+    embed: Any
     ln_final: Any
     unembed: Any
+    original_model: Any
 
     def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
         """Install forward hooks for the duration of a context."""
@@ -72,6 +73,13 @@ class Batch:
     prompt_lengths: Int[Tensor, "row"]
     n_post: int
 
+    def part(self, rows: Int[Tensor, "part"], columns: slice) -> "Batch":
+        """Some rows and columns."""
+        ids = self.ids[rows][:, columns]
+        return Batch(
+            self.rows[rows], ids, self.lengths[rows], self.prompt_lengths[rows], self.n_post
+        )
+
 
 @dataclass(frozen=True)
 class Running:
@@ -96,26 +104,29 @@ class _Stop(Exception):  # noqa: N818
 
 
 def batches(
-    tokens: Tokens, budget: int = TOKEN_BUDGET, *, same_length: bool = False
+    tokens: Tokens, budget: int = TOKEN_BUDGET, *, same_prompt_length: bool = False
 ) -> list[Batch]:
     """Sort prompts by length and cut them into batches of at most ``budget`` tokens.
 
     Args:
         tokens: the prompts.
         budget: tokens of a batch, padding included; a longer prompt makes a batch of its own.
-        same_length: put only prompts of equal length together (decoding needs no padding then).
+        same_prompt_length: put only prompts of equal length together; what follows them then
+            stands at the same positions in every row.
     """
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens.ids[i]))
+    order = sorted(range(len(tokens)), key=lambda i: (tokens.prompt_lengths[i], len(tokens.ids[i])))
     groups: list[list[int]] = []
+    longest = 0
     for i in order:
-        length = len(tokens.ids[i])
-        fits = groups and (len(groups[-1]) + 1) * length <= budget
-        if fits and same_length:
-            fits = len(tokens.ids[groups[-1][0]]) == length
+        longest = max(longest, len(tokens.ids[i])) if groups else len(tokens.ids[i])
+        fits = groups and (len(groups[-1]) + 1) * longest <= budget
+        if fits and same_prompt_length:
+            fits = tokens.prompt_lengths[groups[-1][0]] == tokens.prompt_lengths[i]
         if fits:
             groups[-1].append(i)
         else:
             groups.append([i])
+            longest = len(tokens.ids[i])
     return [_batch(tokens, group) for group in groups]
 
 
@@ -160,7 +171,7 @@ def residual_stream(
     offsets = torch.tensor(positions)
     for batch in batches(tokens, budget):
         read: dict[int, Tensor] = {}
-        index = (batch.prompt_lengths[:, None] + offsets).to(model.cfg.device)
+        index = batch.prompt_lengths[:, None] + offsets
 
         def keep(
             x: Tensor,
@@ -178,7 +189,7 @@ def residual_stream(
             (f"blocks.{layer}.hook_resid_pre", _bind(keep, layer=layer)) for layer in set(layers)
         ]
         with _steered(model, batch, hooks, readers), _until_stop():
-            model(batch.ids.to(model.cfg.device), return_type=None)
+            _run(model, batch.ids, None)
         yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
 
 
@@ -201,7 +212,7 @@ def next_token_logits(
     """
     out = torch.empty(len(tokens), len(vocab))
     for batch in batches(tokens, budget):
-        index = (batch.lengths - 1)[:, None].to(model.cfg.device)
+        index = (batch.lengths - 1)[:, None]
         final = _final_residual(model, batch, index, hooks)[:, 0]
         out[batch.rows] = _unembed(model, final, list(vocab)).float().cpu()
     return out
@@ -210,20 +221,47 @@ def next_token_logits(
 def answer_logprobs(
     model: HookedModel, tokens: Tokens, *, hooks: Hooks = (), budget: int = TOKEN_BUDGET
 ) -> list[Float[Tensor, "token"]]:
-    """Log-probability (nats) of every token of each answer, given all that stands before it."""
+    """Log-probability (nats) of every token of each answer, given all that stands before it.
+
+    Answers to the same prompt share its keys and values, so a prompt runs once.
+    """
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    for batch in batches(tokens, budget):
-        width = int((batch.lengths - batch.prompt_lengths).max())
-        offsets = torch.arange(width)
-        at = (batch.prompt_lengths - 1)[:, None] + offsets
-        index = at.clamp(max=batch.ids.shape[1] - 1).to(model.cfg.device)
-        final = _final_residual(model, batch, index, hooks)
+    for batch in batches(tokens, budget, same_prompt_length=True):
+        length = int(batch.prompt_lengths[0])
+        prompts, prompt_of = torch.unique(batch.ids[:, :length], dim=0, return_inverse=True)
+        first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
+        cache = _new_cache(model, len(prompts))
+        last = torch.full((len(prompts), 1), length - 1)
+        before = _final_residual(
+            model, batch.part(first, slice(0, length)), last, hooks, cache=cache
+        )[prompt_of]
+        final = before
+        width = batch.ids.shape[1] - length
+        if width > 1:
+            _select_rows(cache, prompt_of.to(model.cfg.device))
+            rows = torch.arange(len(batch.rows))
+            index = torch.arange(width - 1).expand(len(rows), -1)
+            part = batch.part(rows, slice(length, length + width - 1))
+            after = _final_residual(model, part, index, hooks, cache=cache, start=length)
+            final = torch.cat([before, after], dim=1)
+        answered = torch.arange(width) < (batch.lengths - length)[:, None]
+        found = torch.zeros(answered.shape)
+        found[answered] = _logprobs(model, final[answered], batch.ids[:, length:][answered])
         for row, i in enumerate(batch.rows.tolist()):
-            start, end = int(batch.prompt_lengths[row]), int(batch.lengths[row])
-            logits = _unembed(model, final[row, : end - start], None).float()
-            target = batch.ids[row, start:end, None].to(logits.device)
-            out[i] = logits.log_softmax(dim=-1).gather(1, target)[:, 0].cpu()
+            out[i] = found[row, answered[row]]
     return out
+
+
+def _logprobs(
+    model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, "n"]
+) -> Float[Tensor, "n"]:
+    """Log-probability of each target, unembedding a few hundred vectors at a time."""
+    parts = []
+    for x, target in zip(torch.split(final, 256), torch.split(targets, 256), strict=True):
+        logits = _unembed(model, x, None).float()
+        own = logits.gather(1, target[:, None].to(logits.device))[:, 0]
+        parts.append((own - logits.logsumexp(dim=-1)).cpu())
+    return torch.cat(parts)
 
 
 def decode(
@@ -246,28 +284,39 @@ def decode(
         cache: keep keys and values; without, every step runs the whole sequence again.
     """
     ids = batch.ids.to(model.cfg.device)
-    past: Any = None
-    only_last = (
-        {"logits_to_keep": 1}
-        if "logits_to_keep" in inspect.signature(model.original_model.forward).parameters  # type: ignore[attr-defined]
-        else {}
-    )
+    kept = _new_cache(model, len(batch.rows)) if cache else None
+    start = 0
     for _ in range(max_new_tokens):
-        start = ids.shape[1] - 1 if past is not None else 0
-        with _steered(model, batch, hooks, (), start=start, end=ids.shape[1]):
-            if cache:
-                logits, past = model(
-                    ids[:, start:],
-                    return_type="logits_and_cache",
-                    past_key_values=past,
-                    use_cache=True,
-                    **only_last,
-                )
-            else:
-                logits = model(ids, return_type="logits", **only_last)
+        with _steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
+            logits = _run(model, ids[:, start:], kept, last_only=True)
         chosen = pick(logits[:, -1].float(), ids)
+        start = ids.shape[1] if cache else 0
         ids = torch.cat([ids, chosen[:, None]], dim=1)
         yield chosen
+
+
+def _run(
+    model: HookedModel, ids: Int[Tensor, "row position"], cache: Any, *, last_only: bool = False
+) -> Float[Tensor, "row position vocab"]:
+    """Run the model on tokens that follow those in the cache, which grows by them."""
+    kwargs: dict[str, Any] = {}
+    if cache is not None:
+        kwargs = {"past_key_values": cache, "use_cache": True}
+    accepted = inspect.signature(model.original_model.forward).parameters
+    if last_only and "logits_to_keep" in accepted:
+        kwargs["logits_to_keep"] = 1
+    logits: Tensor = model(ids.to(model.cfg.device), return_type="logits", **kwargs)
+    return logits
+
+
+def _new_cache(model: HookedModel, rows: int) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.original_model.config)
+
+
+def _select_rows(cache: Any, rows: Int[Tensor, "row"]) -> None:
+    cache.batch_select_indices(rows)
 
 
 @contextmanager
@@ -278,7 +327,7 @@ def _steered(
     readers: Sequence[Hook],
     *,
     start: int = 0,
-    end: int | None = None,
+    width: int | None = None,
 ) -> Iterator[None]:
     """Install hooks, publish the positions of this forward pass, and undo both at the end.
 
@@ -286,7 +335,7 @@ def _steered(
     """
     mine = hooks(batch.rows) if callable(hooks) else hooks
     published = Running(
-        positions=torch.arange(start, batch.ids.shape[1] if end is None else end),
+        positions=start + torch.arange(batch.ids.shape[1] if width is None else width),
         prompt_lengths=batch.prompt_lengths,
         n_post=batch.n_post,
     )
@@ -321,9 +370,15 @@ def _gather(
 
 
 def _final_residual(
-    model: HookedModel, batch: Batch, index: Int[Tensor, "row read"], hooks: Hooks
+    model: HookedModel,
+    batch: Batch,
+    index: Int[Tensor, "row read"],
+    hooks: Hooks,
+    *,
+    cache: Any = None,
+    start: int = 0,
 ) -> Float[Tensor, "row read d_model"]:
-    """The residual stream that leaves the last block, at the positions ``index``."""
+    """The residual stream that leaves the last block, at the columns ``index`` of the batch."""
     read: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:
@@ -331,8 +386,8 @@ def _final_residual(
         raise _Stop
 
     reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)
-    with _steered(model, batch, hooks, [reader]), _until_stop():
-        model(batch.ids.to(model.cfg.device), return_type=None)
+    with _steered(model, batch, hooks, [reader], start=start), _until_stop():
+        _run(model, batch.ids, cache)
     return read[0]
 
 

@@ -16,9 +16,7 @@ from rolelens.errors import InputError
 from rolelens.forward import Hook, HookFn, RowHooks, Running, running
 from rolelens.vectors import Direction, Source, check_sources
 
-Selection: TypeAlias = (
-    Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
-)
+Selection: TypeAlias = Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
 """Which tokens are edited: a name, or absolute positions (0 is the first token)."""
 
 
@@ -89,9 +87,7 @@ def add_rows(
     return for_rows
 
 
-def ablate(
-    direction: Direction, lens: HasLayers, *, tokens: Selection = "all"
-) -> list[Hook]:
+def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") -> list[Hook]:
     """Directional ablation: x <- x - d̂ (d̂ᵀ x) everywhere (2502.12055 eq. 4).
 
     At every layer, what enters the block and what attention and MLP add to the residual stream
@@ -114,9 +110,7 @@ def ablate(
         return _where(x, x - (x @ d)[..., None] * d, tokens)
 
     sites = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    return [
-        (f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in sites
-    ]
+    return [(f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in sites]
 
 
 def delta(
@@ -174,23 +168,25 @@ def _where(
 def selected(now: Running, tokens: Selection) -> Tensor:
     """Which tokens of the running forward a selection names, as booleans ``[row, position]``."""
     positions, lengths = now.positions[None, :], now.prompt_lengths[:, None]
-    if tokens == "all":
-        return (positions >= 0).expand(len(now.prompt_lengths), -1)
-    if tokens == "prompt":
-        return positions < lengths
-    if tokens == "generated":
-        return positions >= lengths
-    if tokens == "post-instruction":
-        return (positions < lengths) & (positions >= lengths - now.n_post)
-    if isinstance(tokens, str):
-        raise InputError(
-            f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' "
-            "or a list of absolute positions."
-        )
-    if any(position < 0 for position in tokens):
-        raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
-    chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
-    return chosen[None].expand(len(now.prompt_lengths), -1)
+    rows = len(now.prompt_lengths)
+    if not isinstance(tokens, str):
+        if any(position < 0 for position in tokens):
+            raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
+        chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
+        return chosen[None].expand(rows, -1)
+    match tokens:
+        case "all":
+            return (positions >= 0).expand(rows, -1)
+        case "prompt":
+            return positions < lengths
+        case "generated":
+            return positions >= lengths
+        case "post-instruction":
+            return (positions < lengths) & (positions >= lengths - now.n_post)
+    raise InputError(
+        f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' or a "
+        "list of absolute positions."
+    )
 
 
 def _check_width(x: Tensor, vector: Tensor) -> None:

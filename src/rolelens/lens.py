@@ -206,7 +206,7 @@ class Lens:
         """
         tokens = self.tokenize(prompts, system=system)
         answers = [""] * len(prompts)
-        for batch in forward.batches(tokens, same_length=True):
+        for batch in forward.batches(tokens, same_prompt_length=True):
             steps = self._decode(
                 batch, hooks, max_new_tokens, _picker(temperature, top_p, seed, batch.rows), cache
             )
@@ -326,7 +326,7 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
 
 def _is_centred(model: HookedModel) -> bool:
     """Whether the writing weights were centred; the configuration does not record it."""
-    embedding = model.embed.W_E[:4096].detach().float()  # type: ignore[attr-defined]
+    embedding = model.embed.W_E[:4096].detach().float()
     return bool(embedding.mean(dim=-1).abs().mean() < 1e-4 * embedding.std())
 
 
@@ -335,12 +335,13 @@ def _hushed() -> Iterator[None]:
     """Load without the progress bars and notices of the libraries below."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()

@@ -99,7 +99,9 @@ def heatmap(sweep: Sweep, role: str | None = None, value: str = "accuracy_gain")
     )
     rows = sum(max(len(sweep.positions), 2) for _ in sweep.alphas)
     n = len(sweep.baseline.questions)
-    title = f"{role}: {label} of every cell ({n} questions, unsteered {sweep.baseline.accuracy:.3f})"
+    title = (
+        f"{role}: {label} of every cell ({n} questions, unsteered {sweep.baseline.accuracy:.3f})"
+    )
     return styled(figure, title, height=180 + 42 * rows + 40 * len(sweep.alphas))
 
 

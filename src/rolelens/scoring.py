@@ -149,7 +149,9 @@ def prepare(
     if not questions:
         raise InputError("a benchmark needs at least one question.")
     if method not in get_args(Method):
-        raise InputError(f"method is {method!r}; it has to be one of {', '.join(get_args(Method))}.")
+        raise InputError(
+            f"method is {method!r}; it has to be one of {', '.join(get_args(Method))}."
+        )
     if method == "letter":
         prompts = [letter_prompt(question) for question in questions]
         most = max(len(question.options) for question in questions)

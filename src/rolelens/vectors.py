@@ -6,7 +6,7 @@ Pure mathematics and storage: no model is known here.
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -279,7 +279,7 @@ class RoleVectors:
             source=self.source,
         )
 
-    def __iter__(self) -> Iterable[Direction]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Direction]:
         """Every direction, by role, layer and position."""
         return (
             self._direction(role, layer, position)

@@ -1,0 +1,88 @@
+"""One self-contained HTML page a run: opens offline, and shows every text as text."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from rolelens.errors import InputError
+from rolelens.vectors import Source
+
+
+class Report:
+    """Blocks that are added one after the other and saved as one HTML file."""
+
+    def __init__(self, title: str, lead: str = "") -> None:
+        self._title = title
+        self._lead = lead
+        self._blocks: list[tuple[str, Any]] = []
+        self._provenance: list[str] = []
+
+    def heading(self, text: str) -> None:
+        """Start a section."""
+        self._blocks.append(("heading", text))
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self._blocks.append(("text", text))
+
+    def verdict(self, text: str) -> None:
+        """A paragraph that says what was found."""
+        self._blocks.append(("verdict", text))
+
+    def texts(self, labelled: list[tuple[str, str]]) -> None:
+        """Texts side by side with their labels."""
+        self._blocks.append(("texts", labelled))
+
+    def figure(self, figure: go.Figure) -> None:
+        """A plotly figure, drawn by the one copy of plotly.js in the page."""
+        html = figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"displaylogo": False}
+        )
+        self._blocks.append(("figure", Markup(html)))
+
+    def table(self, frame: pd.DataFrame) -> None:
+        """A table, floats with three decimals; the index is not shown."""
+        rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+        columns = [str(name).replace("_", " ") for name in frame.columns]
+        self._blocks.append(("table", {"columns": columns, "rows": rows}))
+
+    def provenance(self, source: Source) -> None:
+        """Say at the end what was measured."""
+        self._provenance.append(
+            f"Model {source.model} ({source.origin}), {source.model_class}, {source.dtype}; "
+            f"chat template {source.template}; rolelens {source.version}."
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page; returns its path."""
+        template = (resources.files("rolelens") / "data" / "report.html").read_text("utf-8")
+        page = (
+            jinja2.Environment(autoescape=True)
+            .from_string(template)
+            .render(
+                title=self._title,
+                lead=self._lead,
+                blocks=self._blocks,
+                provenance=self._provenance,
+                plotly_js=Markup(get_plotlyjs()),
+            )
+        )
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror or error}); name another path."
+            ) from error
+        return path
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
