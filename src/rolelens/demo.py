@@ -145,7 +145,8 @@ def _verdict(
     role, layer = cell.direction.role, cell.direction.layer
     low, high = unsteered.interval
     found = f"Unsteered, the model answers {unsteered.accuracy:.1%} of {effect.questions} "
-    found += f"held-out questions (95 % interval {low:.1%} to {high:.1%}; guessing gives {unsteered.chance:.1%}). "
+    found += f"held-out questions (95 % interval {low:.1%} to {high:.1%}; "
+    found += f"guessing gives {unsteered.chance:.1%}). "
     if not evidence.above_chance(unsteered):
         return found + "It is not above chance, so there is nothing here for a role to improve."
     chosen = swept.cell(role, layer, cell.direction.position or -1, cell.alpha)

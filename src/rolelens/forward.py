@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,6 +28,7 @@ TOKEN_BUDGET = 2048
 """Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
 
 
+@runtime_checkable
 class HookedModel(Protocol):
     """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
 
@@ -36,7 +37,6 @@ class HookedModel(Protocol):
     embed: Any
     ln_final: Any
     unembed: Any
-    original_model: Any
 
     def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
         """Install forward hooks for the duration of a context."""
@@ -297,22 +297,27 @@ def decode(
 
 def _run(
     model: HookedModel, ids: Int[Tensor, "row position"], cache: Any, *, last_only: bool = False
-) -> Float[Tensor, "row position vocab"]:
+) -> Float[Tensor, "row read vocab"]:
     """Run the model on tokens that follow those in the cache, which grows by them."""
     kwargs: dict[str, Any] = {}
     if cache is not None:
         kwargs = {"past_key_values": cache, "use_cache": True}
-    accepted = inspect.signature(model.original_model.forward).parameters
+    accepted = inspect.signature(_wrapped(model).forward).parameters
     if last_only and "logits_to_keep" in accepted:
         kwargs["logits_to_keep"] = 1
     logits: Tensor = model(ids.to(model.cfg.device), return_type="logits", **kwargs)
     return logits
 
 
+def _wrapped(model: Any) -> Any:
+    """The Hugging Face model inside a bridge."""
+    return model.original_model
+
+
 def _new_cache(model: HookedModel, rows: int) -> Any:
     from transformers import DynamicCache
 
-    return DynamicCache(config=model.original_model.config)
+    return DynamicCache(config=_wrapped(model).config)
 
 
 def _select_rows(cache: Any, rows: Int[Tensor, "row"]) -> None:

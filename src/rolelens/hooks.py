@@ -6,7 +6,7 @@ raw ``model.run_with_hooks(..., fwd_hooks=...)`` alike; several lists are joined
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ Selection: TypeAlias = Literal["all", "prompt", "post-instruction", "generated"]
 """Which tokens are edited: a name, or absolute positions (0 is the first token)."""
 
 
+@runtime_checkable
 class HasLayers(Protocol):
     """A lens, as far as ablation needs one."""
 

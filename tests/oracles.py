@@ -1,0 +1,136 @@
+"""What rolelens has to agree with: plain Hugging Face models and plain PyTorch hooks.
+
+Nothing here imports rolelens or TransformerLens. Every prompt runs alone, without padding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt in the tokenizer's own chat template."""
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+    )
+
+
+def blocks(model: Any) -> Any:
+    """The list of blocks."""
+    return model.transformer.h if hasattr(model, "transformer") else model.model.layers
+
+
+def hidden(model: Any, ids: Sequence[int]) -> Tensor:
+    """Residual stream entering every block: ``[layer, token, d_model]``."""
+    with torch.no_grad():
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    return torch.cat(states[:-1])
+
+
+def mean_difference(model: Any, tokenizer: Any, role: list[str], base: list[str], n: int) -> Tensor:
+    """Difference-in-means at the last ``n`` tokens, in float64: ``[layer, position, d_model]``."""
+
+    def mean(prompts: list[str]) -> Tensor:
+        streams = [hidden(model, chat_ids(tokenizer, p))[:, -n:].double() for p in prompts]
+        return torch.stack(streams).mean(dim=0)
+
+    return mean(role) - mean(base)
+
+
+def logits(model: Any, ids: Sequence[int]) -> Tensor:
+    """Logits at every token of one prompt."""
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0]
+
+
+def _on_first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """A forward hook that changes the output, or the first output."""
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output)
+
+    return hook
+
+
+def _on_input(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
+
+    return hook
+
+
+@contextmanager
+def added(model: Any, layer: int, delta: Tensor, where: slice = slice(None)) -> Iterator[None]:
+    """Add ``delta`` to what enters a block, at some tokens."""
+
+    def change(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, where] += delta
+        return x
+
+    hook = _on_input(change)
+    handle = blocks(model)[layer].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def ablated(model: Any, vector: Tensor) -> Iterator[None]:
+    """Remove a direction from block inputs and from what attention and MLP add to the stream."""
+    unit = vector / vector.norm()
+
+    def change(x: Tensor) -> Tensor:
+        return x - (x @ unit)[..., None] * unit
+
+    handles = []
+    for block in blocks(model):
+        handles.append(block.register_forward_pre_hook(_on_input(change), with_kwargs=True))
+        if hasattr(block, "post_feedforward_layernorm"):  # Gemma 2 and 3: norms after the branches
+            branches = [block.post_attention_layernorm, block.post_feedforward_layernorm]
+        else:
+            branches = [block.attn if hasattr(block, "attn") else block.self_attn, block.mlp]
+        handles += [branch.register_forward_hook(_on_first(change)) for branch in branches]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def greedy(model: Any, ids: Sequence[int], steps: int) -> list[int]:
+    """Greedy decoding without a cache."""
+    out = list(ids)
+    for _ in range(steps):
+        out.append(int(logits(model, out)[-1].argmax()))
+    return out[len(ids) :]
+
+
+def option_logprob(model: Any, ids: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Log-probability of each answer token after a prompt."""
+    shares = logits(model, [*ids, *answer]).log_softmax(dim=-1)
+    return torch.stack([shares[len(ids) - 1 + k, token] for k, token in enumerate(answer)])
+
+
+def post_block_inputs(model: Any, ids: Sequence[int]) -> list[Tensor]:
+    """What enters every block after hooks, and what leaves the last one."""
+    seen: list[Tensor] = []
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        seen.append((args[0] if args else kwargs["hidden_states"]).detach()[0])
+
+    handles = [b.register_forward_pre_hook(before, with_kwargs=True) for b in blocks(model)]
+    try:
+        logits(model, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen

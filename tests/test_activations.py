@@ -1,0 +1,158 @@
+import subprocess
+import sys
+
+import oracles
+import pytest
+import tiny
+import torch
+
+import rolelens as rl
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def test_activations_equal_plain_hidden_states(lens: rl.Lens, architecture: str) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    n = len(lens.positions)
+    found = rl.activations(lens, tiny.PROMPTS)
+    for i, prompt in enumerate(tiny.PROMPTS):
+        expected = oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))[:, -n:]
+        assert relative(found[i], expected) < 1e-5
+
+
+def test_directions_equal_plain_difference_in_means(lens: rl.Lens, architecture: str) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    vectors = rl.role_vectors(lens, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.OTHERS[::-1])
+    for role, prompts in (("a", tiny.PROMPTS), ("b", tiny.OTHERS)):
+        expected = oracles.mean_difference(
+            model, tokenizer, prompts, tiny.OTHERS, len(lens.positions)
+        )
+        found = vectors[role].directions[0].double()
+        if role == "b":
+            assert found.abs().max() < 1e-6
+        else:
+            assert relative(found, expected) < 1e-5
+    assert vectors.directions.dtype == torch.float32
+
+
+def test_layer_0_is_null_without_learned_positions(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
+    assert vectors["a"].at(layer=0).norm == 0
+    assert vectors["a"].at(layer=1).norm > 0
+
+
+def test_resid_norm_is_that_of_the_base_prompts(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
+    expected = rl.activations(llama, tiny.OTHERS).norm(dim=-1).mean(dim=0)
+    torch.testing.assert_close(vectors.resid_norm, expected)
+    assert vectors["a"].at(2).resid_norm == pytest.approx(float(expected[2].mean()))
+
+
+def test_layers_and_positions_keep_their_order(llama: rl.Lens) -> None:
+    full = rl.activations(llama, tiny.PROMPTS)
+    some = rl.activations(llama, tiny.PROMPTS, layers=[3, 1], positions=[-1, -3])
+    torch.testing.assert_close(some, full[:, [3, 1]][:, :, [-1, -3]])
+
+
+def test_memory_mapped_activations_are_the_same(llama: rl.Lens, tmp_path) -> None:
+    path = tmp_path / "cache.bin"
+    mapped = rl.activations(llama, tiny.PROMPTS, path=path)
+    assert torch.equal(mapped, rl.activations(llama, tiny.PROMPTS))
+    assert path.stat().st_size == mapped.numel() * 4
+
+
+def test_steered_activations_see_the_steering(llama: rl.Lens) -> None:
+    direction = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2)
+    clean = rl.activations(llama, tiny.PROMPTS)
+    steered = rl.activations(llama, tiny.PROMPTS, hooks=rl.add(direction, 3.0))
+    torch.testing.assert_close(steered[:, :2], clean[:, :2])
+    delta = (3 * direction.vector).expand_as(clean[:, 2])
+    torch.testing.assert_close(steered[:, 2] - clean[:, 2], delta, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(steered[:, 3], clean[:, 3])
+
+
+def test_only_the_layers_needed_run(llama: rl.Lens) -> None:
+    ran: list[int] = []
+    hooks = [
+        (f"blocks.{n}.hook_resid_pre", lambda x, hook, n=n: ran.append(n))
+        for n in range(llama.n_layers)
+    ]
+    with llama.steered(hooks):
+        rl.activations(llama, tiny.PROMPTS[:1], layers=[1])
+    assert set(ran) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"layers": [9]}, "no layer 9; there are: 0, 1, 2, 3."),
+        ({"positions": [0]}, "position 0 does not count from the end"),
+        ({"positions": [-99]}, "position -99 does not exist in a prompt of"),
+        ({"layers": []}, "at least one layer"),
+    ],
+)
+def test_bad_grids_are_refused(llama: rl.Lens, arguments: dict, sentence: str) -> None:
+    with pytest.raises(rl.InputError, match=sentence):
+        rl.activations(llama, tiny.PROMPTS, **arguments)
+
+
+@pytest.mark.parametrize("prompts", [[], ["one"]])
+def test_a_mean_needs_two_prompts(llama: rl.Lens, prompts: list[str]) -> None:
+    with pytest.raises(rl.InputError, match="a mean needs a list of at least two prompts"):
+        rl.role_vectors(llama, {"a": prompts}, base=tiny.OTHERS)
+    with pytest.raises(rl.InputError, match="prompts of 'base'"):
+        rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=prompts)
+
+
+def test_a_role_called_base_is_refused(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="cannot be called 'base'"):
+        rl.role_vectors(llama, {"base": tiny.PROMPTS}, base=tiny.OTHERS)
+
+
+def test_infinite_activations_name_their_layer(llama: rl.Lens) -> None:
+    broken = [("blocks.2.hook_resid_pre", lambda x, hook: x * torch.inf)]
+    with pytest.raises(rl.InputError, match="entering layer 2 is NaN or infinite"):
+        rl.activations(llama, tiny.PROMPTS, hooks=broken)
+
+
+@pytest.mark.model
+def test_directions_of_the_embedded_model_equal_plain_ones(smollm2: rl.Lens) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rolelens import embedded
+
+    folder = embedded.folder()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    role = list(rl.load_roles()["doctor"].prompts[:12])
+    base = rl.load_base()[:12]
+    vectors = rl.role_vectors(smollm2, {"doctor": role}, base=base)
+    expected = oracles.mean_difference(model, tokenizer, role, base, len(smollm2.positions))
+    found = vectors.directions[0].double()
+    for layer in range(smollm2.n_layers):
+        difference = (found[layer] - expected[layer]).norm()
+        assert difference <= 1e-5 * expected[layer].norm() + 1e-4 * (layer == 0), layer
+    assert smollm2.positions == (-6, -5, -4, -3, -2, -1)
+
+
+@pytest.mark.model
+def test_peak_memory_does_not_grow_with_the_number_of_prompts() -> None:
+    program = """
+import resource, sys, rolelens as rl
+lens, base = rl.load("smollm2"), rl.load_base()
+prompts = [p for role in rl.load_roles().values() for p in role][: int(sys.argv[1])]
+assert len(prompts) == int(sys.argv[1])
+rl.role_vectors(lens, {"a": prompts}, base=base[:16], layers=range(8))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peaks = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", program, str(n)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for n in (100, 1000)
+    ]
+    assert peaks[1] <= 1.05 * peaks[0], peaks

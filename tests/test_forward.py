@@ -1,0 +1,94 @@
+import oracles
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rolelens as rl
+from rolelens import forward
+from rolelens.forward import Tokens
+
+
+def pairs() -> tuple[list[str], list[str]]:
+    """Two answers of different length to each prompt."""
+    prompts = [p for p in tiny.PROMPTS for _ in range(2)]
+    answers = [a for n in range(len(tiny.PROMPTS)) for a in ("yes", f"number {n} of the list")]
+    return prompts, answers
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9)), min_size=1, max_size=25),
+    budget=st.integers(1, 120),
+    same=st.booleans(),
+)
+def test_batches_hold_every_prompt_once_within_the_budget(lengths, budget: int, same: bool) -> None:
+    ids = tuple(tuple(range(1, p + a + 1)) for p, a in lengths)
+    tokens = Tokens(ids, tuple(p for p, _ in lengths), 1)
+    found = forward.batches(tokens, budget, same_prompt_length=same)
+    assert sorted(i for b in found for i in b.rows.tolist()) == list(range(len(lengths)))
+    for b in found:
+        assert b.ids.numel() <= budget or len(b.rows) == 1
+        assert not same or len(set(b.prompt_lengths.tolist())) == 1
+        for row, i in enumerate(b.rows.tolist()):
+            assert b.ids[row, : b.lengths[row]].tolist() == list(ids[i])
+
+
+@pytest.mark.parametrize("budget", [1, 60, 2048])
+def test_next_token_logits_equal_plain_ones(lens: rl.Lens, architecture: str, budget: int) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    vocab = [7, 3, 250]
+    found = forward.next_token_logits(
+        lens.model, lens.tokenize(tiny.PROMPTS), vocab=vocab, budget=budget
+    )
+    for i, prompt in enumerate(tiny.PROMPTS):
+        expected = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, vocab]
+        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 100, 2048])
+def test_answer_logprobs_equal_plain_ones(lens: rl.Lens, architecture: str, budget: int) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
+    prompts, answers = pairs()
+    tokens = lens.tokenize(prompts, answers)
+    found = forward.answer_logprobs(lens.model, tokens, hooks=rl.add(d, 2.0), budget=budget)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids = oracles.chat_ids(tokenizer, prompt)
+        target = tokenizer(answer, add_special_tokens=False).input_ids
+        with oracles.added(model, 2, 2 * d.vector):
+            expected = oracles.option_logprob(model, ids, target)
+        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_selection_holds_across_the_shared_prompt(llama: rl.Lens) -> None:
+    d = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    prompts, answers = pairs()
+    tokens = llama.tokenize(prompts, answers)
+    hooks = rl.add(d, 2.0, tokens="generated")
+    found = forward.answer_logprobs(llama.model, tokens, hooks=hooks)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids = oracles.chat_ids(tokenizer, prompt)
+        target = tokenizer(answer, add_special_tokens=False).input_ids
+        with oracles.added(model, 2, 2 * d.vector, where=slice(len(ids), None)):
+            expected = oracles.option_logprob(model, ids, target)
+        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_published_outside_a_forward_pass(llama: rl.Lens) -> None:
+    seen = []
+    hook = ("blocks.0.hook_resid_pre", lambda x, hook: seen.append(forward.running.get()))
+    rl.activations(llama, tiny.PROMPTS[:1], hooks=[hook])
+    assert seen[0] is not None
+    assert seen[0].positions.tolist() == list(range(len(llama.tokenize(tiny.PROMPTS[:1]).ids[0])))
+    assert forward.running.get() is None
+
+
+def test_an_unembedding_that_is_not_understood_is_refused() -> None:
+    from conftest import tiny_lens
+
+    lens = tiny_lens("Gemma2")
+    lens.model.cfg.output_logits_soft_cap = 0.5
+    with pytest.raises(rl.InputError, match="unembedding of 'tiny-Gemma2' is not a final norm"):
+        forward.next_token_logits(lens.model, lens.tokenize(["Hi."]), vocab=[1])

@@ -1,0 +1,175 @@
+import oracles
+import pytest
+import tiny
+import torch
+from conftest import tiny_lens
+
+import rolelens as rl
+from rolelens import embedded, forward
+
+
+def direction(lens: rl.Lens) -> rl.Direction:
+    return rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
+
+
+def test_greedy_text_equals_plain_decoding(lens: rl.Lens, architecture: str) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    found = lens.generate(tiny.PROMPTS, max_new_tokens=8)
+    for prompt, text in zip(tiny.PROMPTS, found, strict=True):
+        ids = oracles.greedy(model, oracles.chat_ids(tokenizer, prompt), 8)
+        ends = [n for n, i in enumerate(ids) if i in (1, 3)]
+        expected = tokenizer.decode(ids[: ends[0] if ends else None], skip_special_tokens=True)
+        assert text == expected.strip()
+
+
+def test_steered_text_is_the_same_with_and_without_cache_and_one_by_one(lens: rl.Lens) -> None:
+    d = direction(lens)
+    for tokens in ("all", "prompt", "post-instruction", "generated", [3, 30]):
+        hooks = rl.add(d, 3.0, tokens=tokens)
+        cached = lens.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8)
+        assert cached == lens.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8, cache=False)
+        alone = [lens.generate([p], hooks=hooks, max_new_tokens=8)[0] for p in tiny.PROMPTS]
+        assert cached == alone
+    assert lens.generate(tiny.PROMPTS, hooks=rl.add(d, 30.0), max_new_tokens=8) != lens.generate(
+        tiny.PROMPTS, max_new_tokens=8
+    )
+
+
+def test_the_context_steers_like_the_argument(llama: rl.Lens) -> None:
+    hooks = rl.add(direction(llama), 3.0)
+    by_argument = llama.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8)
+    ids = torch.tensor([[4, 5, 6]])
+    with torch.no_grad():
+        raw = llama.model.run_with_hooks(ids, fwd_hooks=hooks)
+        with llama.steered(hooks):
+            assert llama.generate(tiny.PROMPTS, max_new_tokens=8) == by_argument
+            torch.testing.assert_close(llama.model(ids), raw)
+        assert not torch.allclose(llama.model(ids), raw)
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(llama: rl.Lens) -> None:
+    options = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 8}
+    first = llama.generate(tiny.PROMPTS[:1] * 3, seed=1, **options)
+    assert first == llama.generate(tiny.PROMPTS[:1] * 3, seed=1, **options)
+    assert first != llama.generate(tiny.PROMPTS[:1] * 3, seed=2, **options)
+    assert len(set(first)) > 1
+    mixed = llama.generate([tiny.PROMPTS[0], *tiny.PROMPTS[1:]], seed=1, **options)
+    assert mixed[0] == first[0]
+
+
+def test_streaming_gives_the_text_of_generate(llama: rl.Lens) -> None:
+    hooks = rl.add(direction(llama), 2.0)
+    pieces = list(llama.stream(tiny.PROMPTS[0], hooks=hooks, max_new_tokens=12))
+    assert "".join(pieces).rstrip("\ufffd") == llama.generate(
+        tiny.PROMPTS[:1], hooks=hooks, max_new_tokens=12
+    )[0].rstrip("\ufffd")
+    assert len(pieces) > 1
+
+
+def test_generation_stops_at_the_context_length(llama: rl.Lens) -> None:
+    ids = llama.tokenize(tiny.PROMPTS[:1]).ids[0]
+    steps = list(
+        llama._decode(
+            forward.batches(llama.tokenize(tiny.PROMPTS[:1]))[0],
+            (),
+            10_000,
+            lambda logits, ids: torch.full((1,), 7),
+            True,
+        )
+    )
+    assert len(ids) + len(steps) == llama.n_ctx
+
+
+def test_positions_are_those_of_the_template(llama: rl.Lens) -> None:
+    ids = oracles.chat_ids(tiny.tokenizer(), "anything?")
+    text = tiny.tokenizer().decode(ids[llama.positions[0] :])
+    assert text == "<|end|>\n<|turn|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        ([], "there are no prompts"),
+        ("one text", "pass a list of texts"),
+        (["fine", "  "], "'  ' is not a prompt"),
+        (["word " * 200], "tokens and tiny-Llama reads at most 128; shorten it"),
+    ],
+)
+def test_bad_prompts_are_refused(llama: rl.Lens, prompts, sentence: str) -> None:
+    with pytest.raises(rl.InputError, match=sentence):
+        llama.tokenize(prompts)
+
+
+def test_bad_sampling_is_refused(llama: rl.Lens, unchecked) -> None:
+    with pytest.raises(rl.InputError, match="temperature is -1"):
+        llama.generate(["Hi."], temperature=-1.0)
+    with pytest.raises(rl.InputError, match="max_new_tokens is 0"):
+        llama.generate(["Hi."], max_new_tokens=0)
+    with pytest.raises(rl.InputError, match="dtype is 'half'"):
+        rl.load("smollm2", dtype="half")
+
+
+def test_row_hooks_cannot_steer_a_context(llama: rl.Lens, unchecked) -> None:
+    hooks = rl.add_rows([direction(llama)], [1.0])
+    with pytest.raises(rl.InputError, match="row-wise hooks need rows"), llama.steered(hooks):
+        pass
+
+
+def test_a_local_folder_is_loaded(tmp_path) -> None:
+    tiny.hf_model("Llama").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    lens = rl.load(tmp_path, device="cpu")
+    expected = tiny_lens("Llama").generate(tiny.PROMPTS, max_new_tokens=6)
+    assert lens.generate(tiny.PROMPTS, max_new_tokens=6) == expected
+    assert lens.source.dtype == "float32"
+    half = rl.load(tmp_path, dtype=torch.bfloat16)
+    assert half.source.dtype == "bfloat16"
+    assert rl.activations(half, tiny.PROMPTS).dtype == torch.float32
+
+
+def test_a_bridge_is_taken_as_it_is() -> None:
+    model = tiny_lens("Qwen2").model
+    assert rl.load(model).model is model
+
+
+def test_centred_weights_are_noticed() -> None:
+    model = tiny_lens("GPT2").model
+    assert not rl.Lens(model).source.centred
+    model.enable_compatibility_mode()
+    assert rl.Lens(model).source.centred
+
+
+@pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "no/such/folder"])
+def test_an_unknown_model_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(rl.InputError, match=f"no model '{name}' could be loaded"):
+        rl.load(name)
+    with pytest.raises(rl.InputError, match="no file 'missing.gguf'"):
+        rl.load("missing.gguf")
+
+
+@pytest.mark.model
+def test_a_gguf_file_is_the_embedded_model(smollm2: rl.Lens, tmp_path) -> None:
+    with embedded._gguf_file(tmp_path) as path:
+        lens = rl.load(path)
+    assert lens.source.origin == "SmolLM2-135M-Instruct.Q4_1.gguf, dequantised"
+    prompt = ["What is the capital of France?"]
+    assert lens.generate(prompt, max_new_tokens=8) == smollm2.generate(prompt, max_new_tokens=8)
+
+
+@pytest.mark.model
+def test_steered_text_of_the_embedded_model_is_the_same_with_and_without_cache(
+    smollm2: rl.Lens,
+) -> None:
+    roles, base = rl.load_roles(), rl.load_base()
+    vectors = rl.role_vectors(
+        smollm2, {"doctor": roles["doctor"][:16]}, base=base[:16], layers=range(17)
+    )
+    prompts = ["What should I do this weekend?", "Hello!", "Tell me about your day."]
+    hooks = rl.add(vectors["doctor"].at(16), 3.0)
+    cached = smollm2.generate(prompts, hooks=hooks, max_new_tokens=20)
+    assert cached == smollm2.generate(prompts, hooks=hooks, max_new_tokens=20, cache=False)
+    assert cached == [
+        smollm2.generate([p], hooks=hooks, max_new_tokens=20)[0] for p in prompts
+    ]
+    assert cached != smollm2.generate(prompts, max_new_tokens=20)

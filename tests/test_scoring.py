@@ -1,0 +1,90 @@
+import oracles
+import pytest
+import tiny
+import torch
+
+import rolelens as rl
+from rolelens import scoring
+
+QUESTIONS = [
+    rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0, "colour"),
+    rl.Question("q2", "Which of these is cold to the touch?", ("fire", "ice"), 1, "heat"),
+    rl.Question("q3", "Who sings?", ("a stone", "a bird", "a lamp"), 1, "sound"),
+]
+
+
+def test_letter_scores_equal_plain_logits(lens: rl.Lens, architecture: str) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    scores = rl.evaluate(lens, QUESTIONS)
+    for i, question in enumerate(QUESTIONS):
+        lines = [f"{letter}. {text}" for letter, text in zip("ABCD", question.options)]  # noqa: B905
+        prompt = "\n".join(
+            [question.text, *lines, "Answer with the letter of the correct answer.", "Answer:"]
+        )
+        ids = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"[: len(lines)]]
+        own = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
+        expected = own.log_softmax(dim=-1)
+        torch.testing.assert_close(scores.logprobs[i, : len(ids)], expected, atol=1e-4, rtol=1e-4)
+        assert (scores.logprobs[i, len(ids) :] == -torch.inf).all()
+        assert scores.predictions[i] == own.argmax()
+
+
+@pytest.mark.parametrize("method", ["cloze", "cloze_norm"])
+def test_cloze_scores_equal_plain_sums(lens: rl.Lens, architecture: str, method) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
+    scores = rl.evaluate(lens, QUESTIONS, hooks=rl.add(d, 2.0), method=method)
+    for i, question in enumerate(QUESTIONS):
+        ids = oracles.chat_ids(tokenizer, question.text)
+        for k, option in enumerate(question.options):
+            answer = tokenizer(option, add_special_tokens=False).input_ids
+            with oracles.added(model, 2, 2 * d.vector):
+                own = oracles.option_logprob(model, ids, answer)
+            expected = own.sum() if method == "cloze" else own.mean()
+            torch.testing.assert_close(scores.logprobs[i, k], expected, atol=1e-3, rtol=1e-4)
+
+
+def test_accuracy_and_margin_are_those_of_the_definition() -> None:
+    scores = rl.Scores(
+        logprobs=torch.tensor([[-1.0, -2.0, -5.0], [-1.0, -3.0, -torch.inf], [-4.0, -2.5, -2.0]]),
+        answers=torch.tensor([0, 1, 2]),
+        questions=("a", "b", "c"),
+        domains=("x", "x", "y"),
+        method="cloze",
+    )
+    assert scores.accuracy == pytest.approx(2 / 3)
+    assert scores.margins.tolist() == pytest.approx([1.0, -2.0, 0.5])
+    assert scores.margin == pytest.approx(-0.5 / 3)
+    assert scores.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 3) / 3)
+    assert scores.table()["accuracy"].to_dict() == {"x": 0.5, "y": 1.0}
+    assert "accuracy 0.667" in repr(scores)
+
+
+def test_a_system_prompt_changes_scores(llama: rl.Lens) -> None:
+    with_role = rl.evaluate(llama, QUESTIONS, system="You are a lawyer.")
+    assert not torch.allclose(with_role.logprobs, rl.evaluate(llama, QUESTIONS).logprobs)
+
+
+def test_unusable_input_is_refused(llama: rl.Lens, unchecked) -> None:
+    with pytest.raises(rl.InputError, match="method is 'guess'; it has to be one of letter"):
+        rl.evaluate(llama, QUESTIONS, method="guess")
+    with pytest.raises(rl.InputError, match="at least one question"):
+        rl.evaluate(llama, [])
+    nan = [("blocks.1.hook_resid_pre", lambda x, hook: x * torch.nan)]
+    with pytest.raises(rl.InputError, match="scores are NaN"):
+        rl.evaluate(llama, QUESTIONS, hooks=nan)
+
+
+@pytest.mark.model
+def test_mini_on_the_embedded_model(smollm2: rl.Lens) -> None:
+    """Options alone, without their questions, score within the binomial interval of chance."""
+    bench = rl.load_benchmark("mini")
+    blank = [
+        rl.Question(q.id, "Answer this question.", q.options, q.answer, q.domain) for q in bench
+    ]
+    for method in ("cloze", "cloze_norm"):
+        alone = rl.evaluate(smollm2, blank, method=method)
+        assert rl.stats.wilson(80, 320)[0] <= alone.accuracy <= rl.stats.wilson(80, 320)[1]
+    assert scoring.prepare(smollm2, bench, "letter").letters == tuple(
+        smollm2.tokenizer.convert_tokens_to_ids(list("ABCD"))
+    )
