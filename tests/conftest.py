@@ -1,10 +1,15 @@
 """Models that the tests share."""
 
+import os
+
+# No test reaches for a hub; a client that is offline says so at once. Set before it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import jaxtyping
 import pytest
-import tiny
 
 import rolelens as rl
+import tiny
 
 
 def tiny_lens(architecture: str) -> rl.Lens:

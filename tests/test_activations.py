@@ -1,12 +1,12 @@
 import subprocess
 import sys
 
-import oracles
 import pytest
-import tiny
 import torch
 
+import oracles
 import rolelens as rl
+import tiny
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -1,11 +1,11 @@
-import oracles
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracles
 import rolelens as rl
+import tiny
 from rolelens import forward
 from rolelens.forward import Tokens
 

@@ -1,11 +1,11 @@
 import math
 
-import oracles
 import pytest
-import tiny
 import torch
 
+import oracles
 import rolelens as rl
+import tiny
 from rolelens.forward import Running
 from rolelens.hooks import delta, selected
 
@@ -103,7 +103,10 @@ def test_hooks_do_not_outlive_an_exception(llama: rl.Lens, direction: rl.Directi
     for broken in ([*rl.add(_unlabelled(direction), 3.0), ("blocks.3.hook_resid_pre", fail)],):
         with pytest.raises(RuntimeError, match="broken hook"):
             rl.activations(llama, tiny.PROMPTS, hooks=broken)
-    with pytest.raises(RuntimeError, match="outside"), llama.steered(rl.add(_unlabelled(direction))):
+    with (
+        pytest.raises(RuntimeError, match="outside"),
+        llama.steered(rl.add(_unlabelled(direction))),
+    ):
         raise RuntimeError("outside")
     assert torch.equal(rl.activations(llama, tiny.PROMPTS), before)
 

@@ -1,9 +1,9 @@
-import oracles
 import pytest
-import tiny
 import torch
 
+import oracles
 import rolelens as rl
+import tiny
 from rolelens import scoring
 
 QUESTIONS = [

@@ -1,10 +1,10 @@
-import oracles
 import pytest
-import tiny
 import torch
-from test_scoring import QUESTIONS
 
+import oracles
 import rolelens as rl
+import tiny
+from test_scoring import QUESTIONS
 
 
 @pytest.fixture
@@ -59,9 +59,7 @@ def test_the_best_cell_is_live_and_best(swept: rl.Sweep) -> None:
         assert best.direction.norm > 0
 
 
-def test_selected_tokens_are_the_only_ones_steered(
-    llama: rl.Lens, vectors: rl.RoleVectors
-) -> None:
+def test_selected_tokens_are_the_only_ones_steered(llama: rl.Lens, vectors: rl.RoleVectors) -> None:
     options = {"layers": [2], "positions": [-1], "alphas": [3.0], "method": "cloze"}
     everywhere = rl.sweep(llama, vectors["a"], QUESTIONS, **options)
     prompt = rl.sweep(llama, vectors["a"], QUESTIONS, tokens="prompt", **options)

@@ -94,8 +94,8 @@ class ChatFormat:
                 list(messages),
                 tokenize=False,
                 add_generation_prompt=True,
+                chat_template=_dated(self.template),
                 date_string=DATE.strftime("%d %b %Y"),
-                strftime_now=DATE.strftime,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise InputError(
@@ -103,6 +103,18 @@ class ChatFormat:
                 "to a working one, or to None for the plain format."
             ) from error
         return text
+
+
+def _dated(template: str | None) -> str | None:
+    """Give a template that asks for today's date a fixed one.
+
+    transformers passes no functions into a template, so the clock is shadowed by a macro.
+    """
+    if template is None or "strftime_now" not in template:
+        return template
+    replaced = "".join(f"|replace('%{c}', '{DATE.strftime('%' + c)}')" for c in "aAbBdejmyYHIMSp")
+    macro = "{%- macro strftime_now(form) -%}{{ form" + replaced + " }}{%- endmacro %}{{ '' }}"
+    return macro + template
 
 
 def _common_suffix(sequences: Sequence[Sequence[int]]) -> int:

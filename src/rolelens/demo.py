@@ -110,7 +110,7 @@ def _effect(
     lens: Lens, vectors: RoleVectors, benchmark: Benchmark, report: Report, say: Say
 ) -> None:
     selection, test = benchmark.split()
-    layers = [round(depth * lens.n_layers) for depth in SWEEP_DEPTHS]
+    layers = sorted({round(depth * lens.n_layers) for depth in SWEEP_DEPTHS})
     say(
         f"4/5 Sweep of {vectors.roles[0]} over layers {layers} on {len(selection)} questions, then "
         f"the best cell on {len(test)} others (4 minutes)"

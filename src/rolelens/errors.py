@@ -14,7 +14,7 @@ def unknown(kind: str, value: object, known: Iterable[object]) -> InputError:
     Near matches are offered, else the known values are listed (the first 12).
     """
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(value, names, n=3) if isinstance(value, str) else []
     if near:
         return InputError(f"no {kind} {value!r}; did you mean {' or '.join(map(repr, near))}?")
     listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from rolelens.errors import unknown
 from rolelens.stats import Separation
 from rolelens.sweep import Sweep
 
@@ -60,8 +61,12 @@ def heatmap(sweep: Sweep, role: str | None = None, value: str = "accuracy_gain")
         role: which role; the first by default.
         value: a column of ``sweep.table()``.
     """
-    role = sweep.roles[0] if role is None else role
     table = sweep.table()
+    role = sweep.roles[0] if role is None else role
+    if role not in sweep.roles:
+        raise unknown("role", role, sweep.roles)
+    if value not in table.columns[4:]:
+        raise unknown("column", value, table.columns[4:])
     own = table[table["role"] == role]
     limit = float(own[value].abs().max()) or 1.0
     gain = value.endswith("gain")

@@ -3,6 +3,7 @@
 Pure mathematics and storage: no model is known here.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -342,7 +343,8 @@ class RoleVectors:
                 f"{path} cannot be written ({error.strerror or error}); name another path."
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -1,0 +1,48 @@
+import pytest
+
+import rolelens as rl
+import tiny
+from rolelens.stats import Separation
+from test_scoring import QUESTIONS
+
+RESULT = Separation("lawyer", (0, 4, 8), (0.5, 0.7, 0.9), (0.5, 0.6, 0.85), (0.5, 0.8, 0.95))
+
+
+def test_separation_draws_the_numbers_it_was_given() -> None:
+    figure = rl.plots.separation([RESULT, RESULT])
+    band, line = figure.data[0], figure.data[1]
+    assert list(line.x) == [0, 4, 8]
+    assert list(line.y) == [0.5, 0.7, 0.9]
+    assert list(band.y) == [0.5, 0.8, 0.95, 0.85, 0.6, 0.5]
+    assert figure.layout.xaxis.title.text == "layer"
+    assert figure.data[1].line.color != figure.data[3].line.color
+
+
+@pytest.fixture
+def swept(llama: rl.Lens) -> rl.Sweep:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.PROMPTS[:2])
+    return rl.sweep(llama, vectors, QUESTIONS, positions=[-2, -1])
+
+
+def test_the_heatmap_draws_the_table(swept: rl.Sweep) -> None:
+    figure = rl.plots.heatmap(swept, "b", "margin_gain")
+    table = swept.table()
+    assert len(figure.data) == 2
+    for panel, alpha in zip(figure.data, (1.0, 3.0), strict=True):
+        for i, position in enumerate(panel.y):
+            for j, layer in enumerate(panel.x):
+                row = table[
+                    (table["role"] == "b")
+                    & (table["layer"] == int(layer))
+                    & (table["position"] == int(position))
+                    & (table["alpha"] == alpha)
+                ]
+                assert panel.z[i][j] == pytest.approx(row["margin_gain"].item())
+    assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
+
+
+def test_what_cannot_be_drawn_is_refused(swept: rl.Sweep) -> None:
+    with pytest.raises(rl.InputError, match="no role 'c'"):
+        rl.plots.heatmap(swept, "c")
+    with pytest.raises(rl.InputError, match="no column 'marginn'; did you mean 'margin'"):
+        rl.plots.heatmap(swept, "a", "marginn")
