@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,3 +157,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         for n in (100, 1000)
     ]
     assert peaks[1] <= 1.05 * peaks[0], peaks
+
+
+@pytest.mark.model
+def test_vectors_of_the_papers_own_prompts_come_back_bit_for_bit(
+    smollm2: rl.Lens, tmp_path: Path
+) -> None:
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the paper's prompts are not on this machine (../shared/data)")
+    roles = rl.load_roles(folder / "role_prompts")
+    base = rl.load_base(folder / "base_prompts" / "val.json")
+    vectors = rl.role_vectors(smollm2, roles, base, layers=range(3))
+    back = rl.RoleVectors.load(vectors.save(tmp_path / "paper.safetensors"))
+    assert vectors.directions.shape == (29, 3, 6, 576)
+    assert torch.equal(back.directions, vectors.directions)
+    assert (back.roles, back.prompts, back.source) == (
+        vectors.roles,
+        vectors.prompts,
+        smollm2.source,
+    )
+    assert back.prompts["lawyer"][0] == 128
