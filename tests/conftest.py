@@ -5,15 +5,46 @@ import os
 # No test reaches for a hub; a client that is offline says so at once. Set before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import jaxtyping
 import pytest
+import transformer_lens
 
 import rolelens as rl
 import tiny
 
+HOOKED = ("Llama", "Mistral", "Qwen2", "Qwen3", "GPT2")
+"""What HookedTransformer builds from a local folder as transformers 5 writes it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An architecture as one of the two TransformerLens classes."""
+
+    architecture: str
+    model_class: str = "TransformerBridge"
+
+    @property
+    def direction_tolerance(self) -> float:
+        return 1e-5 if self.model_class == "TransformerBridge" else 1e-4
+
+    @property
+    def logit_tolerance(self) -> float:
+        return 1e-4 if self.model_class == "TransformerBridge" else 1e-3
+
+
+VARIANTS = [Variant(name) for name in tiny.ARCHITECTURES]
+if hasattr(transformer_lens, "HookedTransformer"):
+    VARIANTS += [Variant(name, "HookedTransformer") for name in HOOKED]
+
 
 def tiny_lens(architecture: str) -> rl.Lens:
-    """A lens on a fresh copy of a tiny random model."""
+    """A lens on a bridge around a fresh copy of a tiny random model."""
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(
@@ -25,29 +56,62 @@ def tiny_lens(architecture: str) -> rl.Lens:
     return rl.Lens(bridge)
 
 
-_lenses: dict[str, rl.Lens] = {}
+def hooked_transformer(architecture: str, **processing: bool) -> Any:
+    """A HookedTransformer with the weights of a tiny random model."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens import loading_from_pretrained as loading
+
+    hf_model = tiny.hf_model(architecture)
+    with TemporaryDirectory(prefix="tiny-") as parent, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = Path(parent) / architecture.replace("Llama", "Lama")  # named by its config only
+        hf_model.config.update({"n_ctx": 128})  # which the conversion of GPT-2 still reads
+        hf_model.save_pretrained(folder)
+        fields = loading.convert_hf_model_config(str(folder))
+        fields |= {"model_name": f"tiny-{architecture}", "tokenizer_name": None, "device": "cpu"}
+        cfg = HookedTransformerConfig.from_dict({**fields, "init_weights": False})
+        state = loading.get_pretrained_state_dict(str(folder), cfg, hf_model)
+        model = HookedTransformer(cfg, tiny.tokenizer())
+        options = {"fold_ln": False, "center_writing_weights": False, "center_unembed": False}
+        model.load_and_process_state_dict(state, **(options | processing))
+    return model
 
 
-@pytest.fixture(params=tiny.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    """Each architecture of the matrix."""
+_lenses: dict[Variant, rl.Lens] = {}
+
+
+def shared(variant: Variant) -> rl.Lens:
+    """A lens that is made once."""
+    if variant not in _lenses:
+        if variant.model_class == "TransformerBridge":
+            _lenses[variant] = tiny_lens(variant.architecture)
+        else:
+            _lenses[variant] = rl.Lens(hooked_transformer(variant.architecture))
+    return _lenses[variant]
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda v: f"{v.architecture}-{v.model_class}")
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Each architecture of the matrix, in each class that builds it."""
     return request.param
 
 
 @pytest.fixture
-def lens(architecture: str) -> rl.Lens:
-    """A lens on each architecture of the matrix."""
-    if architecture not in _lenses:
-        _lenses[architecture] = tiny_lens(architecture)
-    return _lenses[architecture]
+def architecture(variant: Variant) -> str:
+    """Its architecture."""
+    return variant.architecture
+
+
+@pytest.fixture
+def lens(variant: Variant) -> rl.Lens:
+    """A lens on it."""
+    return shared(variant)
 
 
 @pytest.fixture
 def llama() -> rl.Lens:
     """One tiny lens, where the architecture does not matter."""
-    if "Llama" not in _lenses:
-        _lenses["Llama"] = tiny_lens("Llama")
-    return _lenses["Llama"]
+    return shared(Variant("Llama"))
 
 
 @pytest.fixture(scope="session")

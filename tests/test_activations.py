@@ -8,23 +8,24 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
+from conftest import Variant
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def test_activations_equal_plain_hidden_states(lens: rl.Lens, architecture: str) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_activations_equal_plain_hidden_states(lens: rl.Lens, variant: Variant) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     n = len(lens.positions)
     found = rl.activations(lens, tiny.PROMPTS)
     for i, prompt in enumerate(tiny.PROMPTS):
         expected = oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))[:, -n:]
-        assert relative(found[i], expected) < 1e-5
+        assert relative(found[i], expected) < variant.direction_tolerance
 
 
-def test_directions_equal_plain_difference_in_means(lens: rl.Lens, architecture: str) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_directions_equal_plain_difference_in_means(lens: rl.Lens, variant: Variant) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     vectors = rl.role_vectors(lens, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.OTHERS[::-1])
     for role, prompts in (("a", tiny.PROMPTS), ("b", tiny.OTHERS)):
         expected = oracles.mean_difference(
@@ -34,7 +35,7 @@ def test_directions_equal_plain_difference_in_means(lens: rl.Lens, architecture:
         if role == "b":
             assert found.abs().max() < 1e-6
         else:
-            assert relative(found, expected) < 1e-5
+            assert relative(found, expected) < variant.direction_tolerance
     assert vectors.directions.dtype == torch.float32
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 import oracles
 import rolelens as rl
 import tiny
+from conftest import Variant
 from rolelens import forward
 from rolelens.forward import Tokens
 
@@ -35,20 +36,20 @@ def test_batches_hold_every_prompt_once_within_the_budget(lengths, budget: int, 
 
 
 @pytest.mark.parametrize("budget", [1, 60, 2048])
-def test_next_token_logits_equal_plain_ones(lens: rl.Lens, architecture: str, budget: int) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_next_token_logits_equal_plain_ones(lens: rl.Lens, variant: Variant, budget: int) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     vocab = [7, 3, 250]
     found = forward.next_token_logits(
         lens.model, lens.tokenize(tiny.PROMPTS), vocab=vocab, budget=budget
     )
     for i, prompt in enumerate(tiny.PROMPTS):
         expected = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, vocab]
-        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[i], expected, atol=variant.logit_tolerance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [1, 100, 2048])
-def test_answer_logprobs_equal_plain_ones(lens: rl.Lens, architecture: str, budget: int) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_answer_logprobs_equal_plain_ones(lens: rl.Lens, variant: Variant, budget: int) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
     prompts, answers = pairs()
     tokens = lens.tokenize(prompts, answers)
@@ -58,7 +59,7 @@ def test_answer_logprobs_equal_plain_ones(lens: rl.Lens, architecture: str, budg
         target = tokenizer(answer, add_special_tokens=False).input_ids
         with oracles.added(model, 2, 2 * d.vector):
             expected = oracles.option_logprob(model, ids, target)
-        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[i], expected, atol=variant.logit_tolerance, rtol=1e-4)
 
 
 def test_a_selection_holds_across_the_shared_prompt(llama: rl.Lens) -> None:

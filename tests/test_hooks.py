@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
+from conftest import Variant
 from rolelens.forward import Running
 from rolelens.hooks import delta, selected
 
@@ -16,9 +18,9 @@ def direction(lens: rl.Lens) -> rl.Direction:
 
 
 def test_add_changes_logits_as_a_plain_hook_does(
-    lens: rl.Lens, architecture: str, direction: rl.Direction
+    lens: rl.Lens, variant: Variant, direction: rl.Direction
 ) -> None:
-    model = tiny.reference(architecture)
+    model = tiny.reference(variant.architecture)
     ids = oracles.chat_ids(tiny.tokenizer(), tiny.PROMPTS[1])
     for alpha in (1.0, -3.0):
         with oracles.added(model, 2, alpha * direction.vector):
@@ -27,14 +29,14 @@ def test_add_changes_logits_as_a_plain_hook_does(
             found = lens.model.run_with_hooks(
                 torch.tensor([ids]), fwd_hooks=rl.add(direction, alpha)
             )[0]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found, expected, atol=variant.logit_tolerance, rtol=1e-4)
         assert not torch.allclose(found, oracles.logits(model, ids), atol=1e-2)
 
 
 def test_ablate_changes_logits_as_plain_hooks_do(
-    lens: rl.Lens, architecture: str, direction: rl.Direction
+    lens: rl.Lens, variant: Variant, direction: rl.Direction
 ) -> None:
-    model = tiny.reference(architecture)
+    model = tiny.reference(variant.architecture)
     ids = oracles.chat_ids(tiny.tokenizer(), tiny.PROMPTS[1])
     with oracles.ablated(model, direction.vector):
         expected = oracles.logits(model, ids)
@@ -42,11 +44,11 @@ def test_ablate_changes_logits_as_plain_hooks_do(
         found = lens.model.run_with_hooks(
             torch.tensor([ids]), fwd_hooks=rl.ablate(direction, lens)
         )[0]
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=variant.logit_tolerance, rtol=1e-4)
 
 
 def test_after_ablation_the_stream_is_orthogonal(
-    lens: rl.Lens, architecture: str, direction: rl.Direction
+    lens: rl.Lens, variant: Variant, direction: rl.Direction
 ) -> None:
     unit = direction.vector / direction.vector.norm()
     names = [f"blocks.{n}.hook_resid_{at}" for n in range(lens.n_layers) for at in ("pre", "post")]
@@ -131,9 +133,12 @@ def test_a_direction_of_another_model_is_refused(llama: rl.Lens, direction: rl.D
     narrow = rl.Direction(torch.ones(4), layer=1)
     with pytest.raises(rl.InputError, match="width 4 was used on a residual stream of width 32"):
         rl.activations(llama, tiny.PROMPTS, hooks=rl.add(narrow))
-    if direction.source != llama.source:
-        with pytest.raises(rl.InputError, match="different sources do not mix: model"):
-            rl.ablate(direction, llama)
+    other = dataclasses.replace(direction.source, weights="00", model="other")
+    foreign = dataclasses.replace(direction, source=other)
+    with pytest.raises(rl.InputError, match=r"their models .other and tiny-\w+. differ"):
+        rl.ablate(foreign, llama)
+    with pytest.raises(rl.InputError, match=r"their models .other and tiny-\w+. differ"):
+        llama.generate(["Hi."], hooks=rl.add(foreign))
 
 
 def test_resid_norm_needs_a_measured_direction() -> None:

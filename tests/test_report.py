@@ -19,7 +19,7 @@ def page(tmp_path) -> str:
     report.texts([(EVIL, EVIL)])
     report.table(pd.DataFrame({"a_b": [1.23456], EVIL: [EVIL]}))
     report.figure(go.Figure(go.Scatter(x=[1], y=[2]), layout={"title": {"text": EVIL}}))
-    report.provenance(Source("m", EVIL, "Bridge", False, "float32", "t", "0"))
+    report.provenance(Source("m", EVIL, "w", "Bridge", False, "float32", "t", "0"))
     return report.save(tmp_path / "deep" / "report.html").read_text()
 
 

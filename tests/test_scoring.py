@@ -4,6 +4,7 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
+from conftest import Variant
 from rolelens import scoring
 
 QUESTIONS = [
@@ -13,8 +14,8 @@ QUESTIONS = [
 ]
 
 
-def test_letter_scores_equal_plain_logits(lens: rl.Lens, architecture: str) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_letter_scores_equal_plain_logits(lens: rl.Lens, variant: Variant) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     scores = rl.evaluate(lens, QUESTIONS)
     for i, question in enumerate(QUESTIONS):
         lines = [f"{letter}. {text}" for letter, text in zip("ABCD", question.options)]  # noqa: B905
@@ -24,14 +25,16 @@ def test_letter_scores_equal_plain_logits(lens: rl.Lens, architecture: str) -> N
         ids = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"[: len(lines)]]
         own = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
         expected = own.log_softmax(dim=-1)
-        torch.testing.assert_close(scores.logprobs[i, : len(ids)], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            scores.logprobs[i, : len(ids)], expected, atol=variant.logit_tolerance, rtol=1e-4
+        )
         assert (scores.logprobs[i, len(ids) :] == -torch.inf).all()
         assert scores.predictions[i] == own.argmax()
 
 
 @pytest.mark.parametrize("method", ["cloze", "cloze_norm"])
-def test_cloze_scores_equal_plain_sums(lens: rl.Lens, architecture: str, method) -> None:
-    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+def test_cloze_scores_equal_plain_sums(lens: rl.Lens, variant: Variant, method) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
     scores = rl.evaluate(lens, QUESTIONS, hooks=rl.add(d, 2.0), method=method)
     for i, question in enumerate(QUESTIONS):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import rolelens as rl
 from rolelens.vectors import RunningMean, Source
 
-SOURCE = Source("m", "m@main", "TransformerBridge", False, "float32", "abc", "0")
+SOURCE = Source("m", "m@main", "77", "TransformerBridge", False, "float32", "abc", "0")
 
 
 def some(seed: int = 0, *, roles: int = 3, scale: float = 1.0, **changes) -> rl.RoleVectors:
@@ -127,7 +127,10 @@ def test_bad_files_are_one_sentence(tmp_path) -> None:
         (lambda v: v["a"].at(2, 0), "no position 0; there are: -2, -1"),
         (lambda v: v["a"].at(2) + v["a"].at(5), "different layer .2 and 5. do not combine"),
         (lambda v: v.project_out(v), "takes vectors of one role"),
-        (lambda v: v + some(source=dataclasses.replace(SOURCE, centred=True)), "centred"),
+        (
+            lambda v: v + some(source=dataclasses.replace(SOURCE, centred=True)),
+            "their writing weights .raw and centred. differ",
+        ),
         (lambda v: v + some(layers=(0, 1, 2, 3)), "layers, positions, site and width"),
         (lambda v: some(roles=2, directions=torch.ones(3, 4, 2, 16)), "do not fit 2 roles"),
         (lambda v: rl.mean([]), "mean of no directions"),

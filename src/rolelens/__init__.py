@@ -7,7 +7,8 @@ from rolelens.activations import activations, role_vectors
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
 from rolelens.hooks import ablate, add, add_rows
-from rolelens.lens import Lens, load
+from rolelens.lens import Lens
+from rolelens.loading import load
 from rolelens.patchscope import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.scoring import Scores, evaluate

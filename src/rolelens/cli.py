@@ -12,7 +12,7 @@ from rolelens import demo as demo_job
 from rolelens.activations import role_vectors
 from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
-from rolelens.lens import load
+from rolelens.loading import load
 from rolelens.patchscope import PROMPT
 from rolelens.patchscope import patchscope as read
 from rolelens.progress import quiet

@@ -54,7 +54,8 @@ def add(
     Raises:
         InputError: ``alpha`` is not a finite number, or the direction has no ``resid_norm``.
     """
-    return [(_hook_name(direction), _adder(delta(direction, alpha, unit)[None], tokens))]
+    deltas = delta(direction, alpha, unit)[None]
+    return [(_hook_name(direction), _adder(deltas, tokens, direction.source))]
 
 
 def add_rows(
@@ -72,6 +73,8 @@ def add_rows(
     """
     if len(directions) != len(alphas):
         raise InputError(f"{len(directions)} directions and {len(alphas)} alphas do not pair up.")
+    for direction in directions:
+        check_sources(directions[0].source, direction.source)
     deltas = [delta(d, alpha) for d, alpha in zip(directions, alphas, strict=True)]
 
     def for_rows(rows: Int[Tensor, "row"]) -> list[Hook]:
@@ -82,7 +85,8 @@ def add_rows(
                 deltas[i] if _hook_name(directions[i]) == name else torch.zeros_like(deltas[i])
                 for i in chosen
             ]
-            hooks.append((name, _adder(torch.stack(here), tokens)))
+            source = directions[chosen[0]].source
+            hooks.append((name, _adder(torch.stack(here), tokens, source)))
         return hooks
 
     return for_rows
@@ -136,8 +140,12 @@ def _hook_name(direction: Direction) -> str:
     return f"blocks.{direction.layer}.hook_{direction.site}"
 
 
-def _adder(deltas: Float[Tensor, "row d_model"], tokens: Selection) -> HookFn:
+def _adder(
+    deltas: Float[Tensor, "row d_model"], tokens: Selection, source: Source | None
+) -> HookFn:
     def adder(x: Tensor, hook: Any) -> Tensor:
+        now = running.get()
+        check_sources(source, now.source if now else None)
         _check_width(x, deltas[0])
         return _where(x, x + deltas.to(x)[:, None, :], tokens)
 

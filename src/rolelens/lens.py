@@ -1,76 +1,19 @@
 """A model with its tokenizer and chat format: what every measurement is made through."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rolelens import embedded, forward
+from rolelens import forward
 from rolelens.chat import ChatFormat
 from rolelens.errors import InputError
 from rolelens.forward import Batch, Hook, HookedModel, Hooks, Tokens
 from rolelens.vectors import Source
-
-
-def load(
-    model: str | Path | HookedModel,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | Literal["auto"] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> "Lens":
-    """Load a model.
-
-    Args:
-        model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file,
-            or a TransformerLens model.
-        device: where it runs; the GPU if there is one.
-        dtype: float32 on a CPU, so that numbers do not depend on the machine, and bfloat16 on a
-            GPU; ``"auto"`` takes bfloat16 wherever the hardware computes it natively.
-        revision: of a hub model.
-        trust_remote_code: passed on to ``transformers``.
-
-    Raises:
-        InputError: there is no such model, or it cannot be reached.
-    """
-    if not isinstance(model, str | Path):
-        return Lens(model)
-    from transformer_lens.model_bridge import TransformerBridge
-
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
-    name, origin, where = str(model), str(model), str(model)
-    with _hushed():
-        if name in embedded.NAMES:
-            where, origin = str(embedded.folder()), embedded.ORIGIN
-        elif name.endswith(".gguf"):
-            path = Path(model).expanduser()
-            if not path.is_file():
-                raise InputError(f"no file {name!r}; check the path.")
-            hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
-            kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
-            origin = f"{path.name}, dequantised"
-        elif not Path(name).expanduser().is_dir():
-            kwargs |= {"revision": revision}
-            origin = f"{name}@{revision or 'main'}"
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                where, trust_remote_code=trust_remote_code, **kwargs
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"no model {name!r} could be loaded ({reason}); name a local folder, a .gguf file, "
-                "'smollm2' (embedded) or a hub id that this machine can reach."
-            ) from error
-    return Lens(bridge, name=name, origin=origin)
 
 
 class Lens:
@@ -96,8 +39,9 @@ class Lens:
         self.source = Source(
             model=self.name,
             origin=origin or self.name,
+            weights=forward.fingerprint(model),
             model_class=type(model).__name__,
-            centred=_is_centred(model),
+            centred=forward.is_centred(model),
             dtype=str(self.dtype).removeprefix("torch."),
             template=self.chat.sha,
             version=version("rolelens"),
@@ -167,7 +111,7 @@ class Lens:
                     f"the prompt {prompt[:40]!r}... has {len(sequence)} tokens and {self.name} "
                     f"reads at most {self.n_ctx}; shorten it."
                 )
-        return Tokens(tuple(ids), tuple(lengths), self.chat.n_post)
+        return Tokens(tuple(ids), tuple(lengths), self.chat.n_post, self.source)
 
     @contextmanager
     def steered(self, hooks: Sequence[Hook]) -> Iterator["Lens"]:
@@ -269,13 +213,13 @@ class Lens:
 
     def _stop_ids(self) -> set[int]:
         """Tokens that end an answer: the tokenizer's, the model's and the template's own."""
-        config = getattr(getattr(self.model, "original_model", None), "generation_config", None)
-        ends = [self.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
-        flat = {i for end in ends for i in (end if isinstance(end, list) else [end])}
+        flat = forward.end_ids(self.model)
+        if self.tokenizer.eos_token_id is not None:
+            flat.add(int(self.tokenizer.eos_token_id))
         end_of_turn = self.chat.ids("a")[-self.chat.n_post]
         if end_of_turn in self.tokenizer.all_special_ids:
             flat.add(end_of_turn)
-        return {int(i) for i in flat if i is not None}
+        return flat
 
     def _text(self, ids: list[int]) -> str:
         stop = self._stop_ids()
@@ -310,38 +254,3 @@ def _picker(
         return torch.cat(drawn).to(logits.device)
 
     return sample
-
-
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype != "auto":
-        raise InputError(f"dtype is {dtype!r}; pass a torch dtype, 'auto' or nothing.")
-    native = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-    native = native and (device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.bfloat16 if native else torch.float32
-
-
-def _is_centred(model: HookedModel) -> bool:
-    """Whether the writing weights were centred; the configuration does not record it."""
-    embedding = model.embed.W_E[:4096].detach().float()
-    return bool(embedding.mean(dim=-1).abs().mean() < 1e-4 * embedding.std())
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Load without the progress bars and notices of the libraries below."""
-    from transformers.utils import logging
-
-    bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()

@@ -1,16 +1,10 @@
-"""Batched forward passes through a TransformerLens model, with hooks.
+"""Forward passes that read what is needed and end there."""
 
-The only room that knows architectures. Everything that runs a model goes through here:
-extraction stops at the last layer it needs, scoring unembeds only what it reads, and every
-forward publishes which token of the prompt stands where, so that hooks can select positions.
-"""
-
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,67 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
+from rolelens.forward import models
+from rolelens.forward.models import Hook, HookedModel, HookFn
+from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
+from rolelens.vectors import Source
 
-HookFn: TypeAlias = Callable[..., Tensor | None]
-Hook: TypeAlias = tuple[str, HookFn]
 RowHooks: TypeAlias = Callable[[Int[Tensor, "row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
-
-TOKEN_BUDGET = 2048
-"""Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
-
-
-@runtime_checkable
-class HookedModel(Protocol):
-    """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
-
-    cfg: Any
-    tokenizer: Any
-    embed: Any
-    ln_final: Any
-    unembed: Any
-
-    def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
-        """Install forward hooks for the duration of a context."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenised prompts.
-
-    Attributes:
-        ids: token ids of each prompt, with its answer where one is scored.
-        prompt_lengths: how many of them are the prompt; the rest is the answer.
-        n_post: how many of the prompt's last tokens are post-instruction tokens.
-    """
-
-    ids: tuple[tuple[int, ...], ...]
-    prompt_lengths: tuple[int, ...]
-    n_post: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some of the prompts, right-padded to one length (causal attention needs no mask then)."""
-
-    rows: Int[Tensor, "row"]
-    ids: Int[Tensor, "row position"]
-    lengths: Int[Tensor, "row"]
-    prompt_lengths: Int[Tensor, "row"]
-    n_post: int
-
-    def part(self, rows: Int[Tensor, "part"], columns: slice) -> "Batch":
-        """Some rows and columns."""
-        ids = self.ids[rows][:, columns]
-        return Batch(
-            self.rows[rows], ids, self.lengths[rows], self.prompt_lengths[rows], self.n_post
-        )
 
 
 @dataclass(frozen=True)
@@ -89,11 +29,13 @@ class Running:
         positions: absolute positions of the tokens in this forward pass.
         prompt_lengths: tokens of each row's prompt.
         n_post: how many of the prompt's last tokens are post-instruction tokens.
+        source: the lens that runs it.
     """
 
     positions: Int[Tensor, "position"]
     prompt_lengths: Int[Tensor, "row"]
     n_post: int
+    source: Source | None = None
 
 
 running: ContextVar[Running | None] = ContextVar("running", default=None)
@@ -101,47 +43,6 @@ running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 class _Stop(Exception):  # noqa: N818
     """Ends a forward pass once everything that is needed was read."""
-
-
-def batches(
-    tokens: Tokens, budget: int = TOKEN_BUDGET, *, same_prompt_length: bool = False
-) -> list[Batch]:
-    """Sort prompts by length and cut them into batches of at most ``budget`` tokens.
-
-    Args:
-        tokens: the prompts.
-        budget: tokens of a batch, padding included; a longer prompt makes a batch of its own.
-        same_prompt_length: put only prompts of equal length together; what follows them then
-            stands at the same positions in every row.
-    """
-    order = sorted(range(len(tokens)), key=lambda i: (tokens.prompt_lengths[i], len(tokens.ids[i])))
-    groups: list[list[int]] = []
-    longest = 0
-    for i in order:
-        longest = max(longest, len(tokens.ids[i])) if groups else len(tokens.ids[i])
-        fits = groups and (len(groups[-1]) + 1) * longest <= budget
-        if fits and same_prompt_length:
-            fits = tokens.prompt_lengths[groups[-1][0]] == tokens.prompt_lengths[i]
-        if fits:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-            longest = len(tokens.ids[i])
-    return [_batch(tokens, group) for group in groups]
-
-
-def _batch(tokens: Tokens, group: list[int]) -> Batch:
-    longest = max(len(tokens.ids[i]) for i in group)
-    ids = torch.zeros(len(group), longest, dtype=torch.long)
-    for row, i in enumerate(group):
-        ids[row, : len(tokens.ids[i])] = torch.tensor(tokens.ids[i])
-    return Batch(
-        rows=torch.tensor(group),
-        ids=ids,
-        lengths=torch.tensor([len(tokens.ids[i]) for i in group]),
-        prompt_lengths=torch.tensor([tokens.prompt_lengths[i] for i in group]),
-        n_post=tokens.n_post,
-    )
 
 
 def residual_stream(
@@ -189,7 +90,7 @@ def residual_stream(
             (f"blocks.{layer}.hook_resid_pre", _bind(keep, layer=layer)) for layer in set(layers)
         ]
         with _steered(model, batch, hooks, readers), _until_stop():
-            _run(model, batch.ids, None)
+            models.run(model, batch.ids, None)
         yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
 
 
@@ -230,7 +131,7 @@ def answer_logprobs(
         length = int(batch.prompt_lengths[0])
         prompts, prompt_of = torch.unique(batch.ids[:, :length], dim=0, return_inverse=True)
         first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
-        cache = _new_cache(model, len(prompts))
+        cache = models.new_cache(model, len(prompts))
         last = torch.full((len(prompts), 1), length - 1)
         before = _final_residual(
             model, batch.part(first, slice(0, length)), last, hooks, cache=cache
@@ -238,7 +139,7 @@ def answer_logprobs(
         final = before
         width = batch.ids.shape[1] - length
         if width > 1:
-            _select_rows(cache, prompt_of.to(model.cfg.device))
+            models.select_rows(cache, prompt_of.to(model.cfg.device))
             rows = torch.arange(len(batch.rows))
             index = torch.arange(width - 1).expand(len(rows), -1)
             part = batch.part(rows, slice(length, length + width - 1))
@@ -284,44 +185,15 @@ def decode(
         cache: keep keys and values; without, every step runs the whole sequence again.
     """
     ids = batch.ids.to(model.cfg.device)
-    kept = _new_cache(model, len(batch.rows)) if cache else None
+    kept = models.new_cache(model, len(batch.rows)) if cache else None
     start = 0
     for _ in range(max_new_tokens):
         with _steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
-            logits = _run(model, ids[:, start:], kept, last_only=True)
+            logits = models.run(model, ids[:, start:], kept, last_only=True)
         chosen = pick(logits[:, -1].float(), ids)
         start = ids.shape[1] if cache else 0
         ids = torch.cat([ids, chosen[:, None]], dim=1)
         yield chosen
-
-
-def _run(
-    model: HookedModel, ids: Int[Tensor, "row position"], cache: Any, *, last_only: bool = False
-) -> Float[Tensor, "row read vocab"]:
-    """Run the model on tokens that follow those in the cache, which grows by them."""
-    kwargs: dict[str, Any] = {}
-    if cache is not None:
-        kwargs = {"past_key_values": cache, "use_cache": True}
-    accepted = inspect.signature(_wrapped(model).forward).parameters
-    if last_only and "logits_to_keep" in accepted:
-        kwargs["logits_to_keep"] = 1
-    logits: Tensor = model(ids.to(model.cfg.device), return_type="logits", **kwargs)
-    return logits
-
-
-def _wrapped(model: Any) -> Any:
-    """The Hugging Face model inside a bridge."""
-    return model.original_model
-
-
-def _new_cache(model: HookedModel, rows: int) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=_wrapped(model).config)
-
-
-def _select_rows(cache: Any, rows: Int[Tensor, "row"]) -> None:
-    cache.batch_select_indices(rows)
 
 
 @contextmanager
@@ -343,6 +215,7 @@ def _steered(
         positions=start + torch.arange(batch.ids.shape[1] if width is None else width),
         prompt_lengths=batch.prompt_lengths,
         n_post=batch.n_post,
+        source=batch.source,
     )
     token = running.set(published)
     try:
@@ -392,7 +265,7 @@ def _final_residual(
 
     reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)
     with _steered(model, batch, hooks, [reader], start=start), _until_stop():
-        _run(model, batch.ids, cache)
+        models.run(model, batch.ids, cache)
     return read[0]
 
 
@@ -402,7 +275,7 @@ _unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def _unembed(
     model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
 ) -> Float[Tensor, "n token"]:
-    """Final norm and unembedding of single residual vectors, for some tokens or for all."""
+    """Unembed single vectors, once it is known that this gives the model's own logits."""
     if model not in _unembeds_by_hand:
         _unembeds_by_hand[model] = _unembedding_agrees(model)
     if not _unembeds_by_hand[model]:
@@ -410,29 +283,15 @@ def _unembed(
             f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix and a soft "
             "cap, so its scores cannot be computed; please report this architecture."
         )
-    return _unembed_by_hand(model, final, vocab)
-
-
-def _unembed_by_hand(
-    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
-) -> Float[Tensor, "n token"]:
-    with torch.no_grad():
-        normed = model.ln_final(final[None])[0]
-        weight, bias = model.unembed.W_U, model.unembed.b_U
-        if vocab is not None:
-            weight, bias = weight[:, vocab], bias[vocab]
-        logits = normed @ weight + bias
-        cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+    return models.unembed(model, final, vocab)
 
 
 def _unembedding_agrees(model: HookedModel) -> bool:
     """Whether unembedding by hand gives the model's own logits, tried on four tokens."""
-    ids = torch.arange(4)[None].to(model.cfg.device)
     one = torch.tensor([0])
-    batch = Batch(one, ids, one + 4, one + 4, 0)
-    final = _final_residual(model, batch, torch.arange(4)[None], ())
+    batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
+    final = _final_residual(model, batch, torch.arange(4)[None], ())[0]
     with torch.no_grad():
-        own = model(ids, return_type="logits")[0].float()
-    mine = _unembed_by_hand(model, final[0], None).float()
-    return bool((own - mine).abs().max() <= 1e-3 * own.abs().max().clamp(min=1))
+        own = models.run(model, batch.ids)[0].float()
+    found = models.unembed(model, final).float()
+    return bool((own - found).abs().max() <= 1e-3 * own.abs().max().clamp(min=1))

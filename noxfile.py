@@ -1,0 +1,14 @@
+"""The second test environment: TransformerLens 3.9, which still has HookedTransformer."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+ORACLES = ("activations", "forward", "hooks", "hooked_transformer", "lens", "patchscope", "scoring")
+
+
+@nox.session
+def transformer_lens_3(session: nox.Session) -> None:
+    """Run the oracle tests on both classes."""
+    session.install("-c", "constraints-transformer-lens-3.txt", "-e", ".[dev]")
+    files = [f"tests/test_{name}.py" for name in ORACLES]
+    session.run("pytest", "-m", "not model", *files, *session.posargs)

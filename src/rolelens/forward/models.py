@@ -1,0 +1,130 @@
+"""What a TransformerLens model is asked for, and where its two classes differ."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+HookFn: TypeAlias = Callable[..., Tensor | None]
+Hook: TypeAlias = tuple[str, HookFn]
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
+
+    cfg: Any
+    tokenizer: Any
+    embed: Any
+    ln_final: Any
+    unembed: Any
+
+    def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
+        """Install forward hooks for the duration of a context."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+
+
+def run(
+    model: HookedModel,
+    ids: Int[Tensor, "row position"],
+    cache: Any = None,
+    *,
+    last_only: bool = False,
+) -> Float[Tensor, "row read vocab"]:
+    """Logits of tokens that follow those in the cache, which grows by them.
+
+    Args:
+        model: the model.
+        ids: tokens, without padding on the left.
+        cache: from :func:`new_cache`; the forward pass fills it.
+        last_only: unembed the last position only, where the model can.
+    """
+    ids = ids.to(model.cfg.device)
+    kwargs: dict[str, Any] = {}
+    if _is_bridge(model):
+        if cache is not None:
+            kwargs = {"past_key_values": cache, "use_cache": True}
+        if last_only and "logits_to_keep" in _forward_parameters(model):
+            kwargs["logits_to_keep"] = 1
+    else:
+        # HookedTransformer would take every token that equals the pad token for padding.
+        kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(ids)}
+    logits: Tensor = model(ids, return_type="logits", **kwargs)
+    return logits
+
+
+def new_cache(model: HookedModel, rows: int) -> Any:
+    """An empty cache of keys and values."""
+    if _is_bridge(model):
+        from transformers import DynamicCache
+
+        return DynamicCache(config=_wrapped(model).config)
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
+
+
+def select_rows(cache: Any, rows: Int[Tensor, "row"]) -> None:
+    """Keep these rows of a cache, in this order; a row may be named more than once."""
+    if hasattr(cache, "batch_select_indices"):
+        cache.batch_select_indices(rows)
+        return
+    for entry in cache.entries:
+        entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+    cache.previous_attention_mask = cache.previous_attention_mask[rows]
+
+
+def unembed(
+    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None = None
+) -> Float[Tensor, "n token"]:
+    """Final norm and unembedding of single residual vectors, for some tokens or for all.
+
+    Right for models that end in a norm, a matrix and a soft cap.
+    """
+    with torch.no_grad():
+        normed = model.ln_final(final[None])[0]
+        weight, bias = model.unembed.W_U, model.unembed.b_U
+        if vocab is not None:
+            weight, bias = weight[:, vocab], bias[vocab]
+        logits: Tensor = normed @ weight + bias
+        cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def end_ids(model: HookedModel) -> set[int]:
+    """Tokens that end an answer, by the model's own generation settings."""
+    config = getattr(_wrapped(model), "generation_config", None) if _is_bridge(model) else None
+    end = getattr(config, "eos_token_id", None)
+    return {int(i) for i in (end if isinstance(end, list) else [end]) if i is not None}
+
+
+def is_centred(model: HookedModel) -> bool:
+    """Whether the writing weights were centred; the configuration does not record it."""
+    embedding = model.embed.W_E[:4096].detach().float()
+    return bool(embedding.mean(dim=-1).abs().mean() < 1e-4 * embedding.std())
+
+
+def fingerprint(model: HookedModel) -> str:
+    """Hash of the embedding; bfloat16 is coarse enough to be the same for every dtype."""
+    some = model.embed.W_E[:4096].detach().to("cpu", torch.bfloat16).view(torch.int16)
+    return hashlib.sha256(some.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def _is_bridge(model: HookedModel) -> bool:
+    return hasattr(model, "original_model")
+
+
+def _wrapped(model: Any) -> Any:
+    """The Hugging Face model inside a bridge."""
+    return model.original_model
+
+
+def _forward_parameters(model: HookedModel) -> Any:
+    return inspect.signature(_wrapped(model).forward).parameters

@@ -1,0 +1,98 @@
+"""Tokenised prompts, cut into batches by length."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rolelens.vectors import Source
+
+TOKEN_BUDGET = 2048
+"""Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts.
+
+    Attributes:
+        ids: token ids of each prompt, with its answer where one is scored.
+        prompt_lengths: how many of them are the prompt; the rest is the answer.
+        n_post: how many of the prompt's last tokens are post-instruction tokens.
+        source: the lens that made them.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    prompt_lengths: tuple[int, ...]
+    n_post: int
+    source: Source | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the prompts, right-padded to one length (causal attention needs no mask then)."""
+
+    rows: Int[Tensor, "row"]
+    ids: Int[Tensor, "row position"]
+    lengths: Int[Tensor, "row"]
+    prompt_lengths: Int[Tensor, "row"]
+    n_post: int
+    source: Source | None = None
+
+    def part(self, rows: Int[Tensor, "part"], columns: slice) -> "Batch":
+        """Some rows and columns."""
+        ids = self.ids[rows][:, columns]
+        return dataclasses.replace(
+            self,
+            rows=self.rows[rows],
+            ids=ids,
+            lengths=self.lengths[rows],
+            prompt_lengths=self.prompt_lengths[rows],
+        )
+
+
+def batches(
+    tokens: Tokens, budget: int = TOKEN_BUDGET, *, same_prompt_length: bool = False
+) -> list[Batch]:
+    """Sort prompts by length and cut them into batches of at most ``budget`` tokens.
+
+    Args:
+        tokens: the prompts.
+        budget: tokens of a batch, padding included; a longer prompt makes a batch of its own.
+        same_prompt_length: put only prompts of equal length together; what follows them then
+            stands at the same positions in every row.
+    """
+    order = sorted(range(len(tokens)), key=lambda i: (tokens.prompt_lengths[i], len(tokens.ids[i])))
+    groups: list[list[int]] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, len(tokens.ids[i])) if groups else len(tokens.ids[i])
+        fits = groups and (len(groups[-1]) + 1) * longest <= budget
+        if fits and same_prompt_length:
+            fits = tokens.prompt_lengths[groups[-1][0]] == tokens.prompt_lengths[i]
+        if fits:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = len(tokens.ids[i])
+    return [_batch(tokens, group) for group in groups]
+
+
+def _batch(tokens: Tokens, group: list[int]) -> Batch:
+    longest = max(len(tokens.ids[i]) for i in group)
+    ids = torch.zeros(len(group), longest, dtype=torch.long)
+    for row, i in enumerate(group):
+        ids[row, : len(tokens.ids[i])] = torch.tensor(tokens.ids[i])
+    return Batch(
+        rows=torch.tensor(group),
+        ids=ids,
+        lengths=torch.tensor([len(tokens.ids[i]) for i in group]),
+        prompt_lengths=torch.tensor([tokens.prompt_lengths[i] for i in group]),
+        n_post=tokens.n_post,
+        source=tokens.source,
+    )

@@ -1,0 +1,98 @@
+"""Loading a model: embedded, from a hub, a folder, a GGUF file, or a TransformerLens model."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rolelens import embedded
+from rolelens.errors import InputError
+from rolelens.forward import HookedModel
+from rolelens.lens import Lens
+
+
+def load(
+    model: str | Path | HookedModel,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> "Lens":
+    """Load a model.
+
+    Args:
+        model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file,
+            or a TransformerLens model.
+        device: where it runs; the GPU if there is one.
+        dtype: float32 on a CPU, so that numbers do not depend on the machine, and bfloat16 on a
+            GPU; ``"auto"`` takes bfloat16 wherever the hardware computes it natively.
+        revision: of a hub model.
+        trust_remote_code: passed on to ``transformers``.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached.
+    """
+    if not isinstance(model, str | Path):
+        return Lens(model)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
+    name, origin, where = str(model), str(model), str(model)
+    with _hushed():
+        if name in embedded.NAMES:
+            where, origin = str(embedded.folder()), embedded.ORIGIN
+        elif name.endswith(".gguf"):
+            path = Path(model).expanduser()
+            if not path.is_file():
+                raise InputError(f"no file {name!r}; check the path.")
+            hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
+            kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
+            origin = f"{path.name}, dequantised"
+        elif not Path(name).expanduser().is_dir():
+            kwargs |= {"revision": revision}
+            origin = f"{name}@{revision or 'main'}"
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                where, trust_remote_code=trust_remote_code, **kwargs
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"no model {name!r} could be loaded ({reason}); name a local folder, a .gguf file, "
+                "'smollm2' (embedded) or a hub id that this machine can reach."
+            ) from error
+    return Lens(bridge, name=name, origin=origin)
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype != "auto":
+        raise InputError(f"dtype is {dtype!r}; pass a torch dtype, 'auto' or nothing.")
+    native = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    native = native and (device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Load without the progress bars and notices of the libraries below."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

@@ -1,0 +1,10 @@
+"""Role vectors: difference-in-means directions, their algebra and their files.
+
+Pure mathematics and storage: no model is known here.
+"""
+
+from rolelens.vectors.direction import Direction, Source, check_sources, mean
+from rolelens.vectors.estimators import RunningMean
+from rolelens.vectors.role_vectors import RoleVectors
+
+__all__ = ["Direction", "RoleVectors", "RunningMean", "Source", "check_sources", "mean"]

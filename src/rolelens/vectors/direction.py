@@ -1,0 +1,182 @@
+"""One direction in the residual stream, and its algebra."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rolelens.errors import InputError
+
+RESID_PRE = "resid_pre"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a direction was measured on: vectors from different sources are never mixed.
+
+    Attributes:
+        model: name of the model, as it was loaded.
+        origin: where its weights come from, e.g. the dequantised file.
+        weights: fingerprint of its embedding, the same whatever the path, class or dtype.
+        model_class: the TransformerLens class.
+        centred: whether the writing weights were centred (this changes the residual stream).
+        dtype: dtype of the forward passes.
+        template: hash of the chat template, or of the plain format.
+        version: version of rolelens.
+    """
+
+    model: str
+    origin: str
+    weights: str
+    model_class: str
+    centred: bool
+    dtype: str
+    template: str
+    version: str
+
+    def differs(self, other: "Source") -> list[str]:
+        """Say what forbids mixing the two, if anything does."""
+        found = []
+        if self.weights != other.weights:
+            found.append(f"their models ({self.model} and {other.model})")
+        if self.centred != other.centred:
+            which = [("raw", "centred")[source.centred] for source in (self, other)]
+            found.append(f"their writing weights ({which[0]} and {which[1]})")
+        if self.template != other.template:
+            found.append(f"their chat templates ({self.template} and {other.template})")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One direction in the residual stream: what a role adds at one layer and position.
+
+    Attributes:
+        vector: raw difference-in-means, not normalised (2502.12055 eq. 2).
+        layer: the block whose input it was measured at.
+        position: post-instruction position, counted from the end (-1 is the last); None for a
+            combination of several.
+        role: the role it stands for.
+        resid_norm: mean norm of the residual stream of base prompts at this layer.
+        site: where in the block it lives.
+        source: what it was measured on.
+    """
+
+    vector: Float[Tensor, "d_model"]
+    layer: int
+    position: int | None = None
+    role: str = "direction"
+    resid_norm: float | None = None
+    site: str = RESID_PRE
+    source: Source | None = None
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm, in units of the residual stream."""
+        return float(self.vector.double().norm())
+
+    @property
+    def d_model(self) -> int:
+        """Width of the vector."""
+        return self.vector.shape[0]
+
+    @property
+    def unit(self) -> Float[Tensor, "d_model"]:
+        """The vector divided by its norm.
+
+        Raises:
+            InputError: the direction is zero, so it points nowhere.
+        """
+        if self.norm == 0:
+            raise InputError(
+                f"the direction of {self.role!r} at layer {self.layer} is zero, so it has no unit "
+                "vector; at layer 0 the post-instruction tokens are the same in every prompt: "
+                "take a higher layer."
+            )
+        return (self.vector.double() / self.norm).to(self.vector.dtype)
+
+    def cosine(self, other: "Direction") -> float:
+        """Cosine similarity with another direction; 0 if either is zero."""
+        self._check(other)
+        norms = self.norm * other.norm
+        return float(self.vector.double() @ other.vector.double()) / norms if norms else 0.0
+
+    def normalise(self) -> "Direction":
+        """The same direction with norm 1."""
+        return dataclasses.replace(self, vector=self.unit)
+
+    def project_out(self, *others: "Direction") -> "Direction":
+        """Remove the components along the span of other directions."""
+        for other in others:
+            self._check(other)
+        span = torch.stack([other.vector for other in others], dim=1).double()
+        # Singular values below the float32 noise of the largest one carry no direction.
+        basis, values, _ = torch.linalg.svd(span, full_matrices=False)
+        basis = basis[:, values > 1e-6 * values.max().clamp(min=1e-300)]
+        vector = self.vector.double()
+        return dataclasses.replace(
+            self, vector=(vector - basis @ (basis.T @ vector)).to(self.vector.dtype)
+        )
+
+    def random_like(self, seed: int = 0) -> "Direction":
+        """A Gaussian direction with the same norm, as a control."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.d_model, generator=generator, dtype=torch.float64)
+        vector = (noise * self.norm / noise.norm()).to(self.vector.dtype)
+        return dataclasses.replace(self, vector=vector, role=f"random {seed}")
+
+    def __add__(self, other: "Direction") -> "Direction":
+        return self._combine(other, self.vector + other.vector, f"{self.role} + {other.role}")
+
+    def __sub__(self, other: "Direction") -> "Direction":
+        return self._combine(other, self.vector - other.vector, f"{self.role} - {other.role}")
+
+    def __mul__(self, factor: float) -> "Direction":
+        return dataclasses.replace(self, vector=self.vector * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Direction":
+        return self * -1.0
+
+    def __repr__(self) -> str:
+        position = "several" if self.position is None else self.position
+        return (
+            f"Direction({self.role!r}, layer {self.layer}, position {position}, "
+            f"d_model {self.d_model}, norm {self.norm:.3g})"
+        )
+
+    def _combine(self, other: "Direction", vector: Tensor, role: str) -> "Direction":
+        self._check(other)
+        position = self.position if self.position == other.position else None
+        return dataclasses.replace(self, vector=vector, position=position, role=role)
+
+    def _check(self, other: "Direction") -> None:
+        mine = (self.d_model, self.layer, self.site)
+        theirs = (other.d_model, other.layer, other.site)
+        for name, a, b in zip(("width", "layer", "site"), mine, theirs, strict=True):
+            if a != b:
+                raise InputError(f"directions of different {name} ({a} and {b}) do not combine.")
+        check_sources(self.source, other.source)
+
+
+def check_sources(a: Source | None, b: Source | None) -> None:
+    """Refuse to mix what was measured on different models, centrings or chat templates."""
+    if a is not None and b is not None and (differing := a.differs(b)):
+        raise InputError(
+            "a direction was measured elsewhere than it is used: "
+            f"{' and '.join(differing)} differ; measure it again with this lens."
+        )
+
+
+def mean(directions: Sequence[Direction]) -> Direction:
+    """Mean of directions of one layer."""
+    if not directions:
+        raise InputError("the mean of no directions was asked for; pass at least one.")
+    total = directions[0]
+    for direction in directions[1:]:
+        total = total + direction
+    return dataclasses.replace(total * (1 / len(directions)), role="mean")
