@@ -7,13 +7,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import jaxtyping
 import pytest
-import transformer_lens
 
 import rolelens as rl
 import tiny
@@ -39,7 +39,8 @@ class Variant:
 
 
 VARIANTS = [Variant(name) for name in tiny.ARCHITECTURES]
-if hasattr(transformer_lens, "HookedTransformer"):
+HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
+if HAS_HOOKED:
     VARIANTS += [Variant(name, "HookedTransformer") for name in HOOKED]
 
 

@@ -119,6 +119,34 @@ def test_infinite_activations_name_their_layer(llama: rl.Lens) -> None:
         rl.activations(llama, tiny.PROMPTS, hooks=broken)
 
 
+def test_system_vectors_equal_plain_differences(llama: rl.Lens) -> None:
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    vectors = rl.system_vectors(llama, ["lawyer", "cook"], tiny.PROMPTS)
+    n = len(llama.positions)
+
+    def mean(system: list[dict]) -> torch.Tensor:
+        streams = []
+        for prompt in tiny.PROMPTS:
+            ids = tokenizer.apply_chat_template(
+                [*system, {"role": "user", "content": prompt}],
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+            streams.append(oracles.hidden(model, ids)[:, -n:].double())
+        return torch.stack(streams).mean(dim=0)
+
+    expected = mean([{"role": "system", "content": "You are a cook."}]) - mean([])
+    assert relative(vectors["cook"].directions[0].double(), expected) < 1e-5
+    assert "You are a {role}." in vectors.contrast
+
+
+def test_a_system_prompt_has_to_name_the_role(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="has to contain '{role}'"):
+        rl.system_vectors(llama, ["cook"], tiny.PROMPTS, system="Be kind.")
+    with pytest.raises(rl.InputError, match="a list of at least one name"):
+        rl.system_vectors(llama, [], tiny.PROMPTS)
+
+
 @pytest.mark.model
 def test_directions_of_the_embedded_model_equal_plain_ones(smollm2: rl.Lens) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,17 +1,16 @@
 """HookedTransformer as TransformerLens 3.9 still has it, with its weights processed."""
 
-import oracles
 import pytest
-import tiny
 import torch
-import transformer_lens
-from conftest import hooked_transformer, tiny_lens
 
+import oracles
 import rolelens as rl
+import tiny
+from conftest import HAS_HOOKED, hooked_transformer, tiny_lens
 from rolelens import forward
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(transformer_lens, "HookedTransformer"),
+    not HAS_HOOKED,
     reason="TransformerLens 4 has no HookedTransformer; nox runs these tests on 3.9",
 )
 N = 11  # post-instruction tokens of the tiny template

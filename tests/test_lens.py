@@ -35,6 +35,52 @@ def test_steered_text_is_the_same_with_and_without_cache_and_one_by_one(lens: rl
     )
 
 
+@pytest.mark.parametrize("tokens", ["absolute", "generated", "post-instruction"])
+def test_a_selection_changes_the_same_tokens_with_and_without_the_cache(
+    llama: rl.Lens, tokens: str
+) -> None:
+    """Seen on the residual stream: what is added at each absolute position, step by step."""
+    d = direction(llama)
+    ids = llama.tokenize(tiny.PROMPTS[1:2]).ids[0]
+    n = len(ids)
+    selection = [2, n + 1, n + 4] if tokens == "absolute" else tokens
+
+    def changed(cache: bool) -> set[int]:
+        found: set[int] = set()
+        clean: list[torch.Tensor] = []
+        name = "blocks.2.hook_resid_pre"
+
+        def before(x, hook):
+            clean.append(x.clone())
+
+        def after(x, hook):
+            now = forward.running.get()
+            moved = (x - clean.pop()).norm(dim=-1)[0]
+            expected = 3 * d.norm
+            for position, size in zip(now.positions.tolist(), moved.tolist(), strict=True):
+                assert size == 0 or size == pytest.approx(expected, rel=1e-3)
+                if size:
+                    found.add(position)
+
+        hooks = [(name, before), *rl.add(d, 3.0, tokens=selection), (name, after)]
+        steps = llama._decode(
+            forward.batches(llama.tokenize(tiny.PROMPTS[1:2]))[0],
+            hooks,
+            12,
+            lambda logits, ids: torch.full((1,), 7),
+            cache,
+        )
+        assert len(list(steps)) == 12
+        return found
+
+    wanted = {
+        "absolute": {2, n + 1, n + 4},
+        "generated": set(range(n, n + 11)),  # the last token generated is never run
+        "post-instruction": set(range(n - len(llama.positions), n)),
+    }
+    assert changed(cache=True) == changed(cache=False) == wanted[tokens]
+
+
 def test_the_context_steers_like_the_argument(llama: rl.Lens) -> None:
     hooks = rl.add(direction(llama), 3.0)
     by_argument = llama.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8)

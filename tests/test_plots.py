@@ -1,4 +1,6 @@
+import pandas as pd
 import pytest
+import torch
 
 import rolelens as rl
 import tiny
@@ -39,6 +41,34 @@ def test_the_heatmap_draws_the_table(swept: rl.Sweep) -> None:
                 ]
                 assert panel.z[i][j] == pytest.approx(row["margin_gain"].item())
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
+
+
+def test_projections_draw_both_groups() -> None:
+    generator = torch.Generator().manual_seed(0)
+    role, base = (torch.randn(n, 9, 4, generator=generator) for n in (20, 30))
+    role[:, 0], base[:, 0] = 1.0, 1.0
+    projected = rl.projections(role, base, role="lawyer")
+    figure = rl.plots.projections(projected)
+    assert len(figure.data) == 12
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == [f"layer {n}" for n in (1, 2, 4, 5, 7, 8)]
+    assert list(figure.data[0].x) == projected.of_role[:, 1].tolist()
+    assert list(figure.data[1].x) == projected.of_base[:, 1].tolist()
+    with pytest.raises(rl.InputError, match="no layer 9"):
+        rl.plots.projections(projected, layers=[9])
+
+
+def test_maps_and_norms_draw_what_they_are_given(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.PROMPTS[:2])
+    figure = rl.plots.cosines(vectors, 2, -2)
+    assert figure.data[0].z[0][1] == pytest.approx(float(vectors.cosines(2, -2)[0, 1]))
+    assert list(figure.data[0].x) == ["a", "b"]
+    lines = rl.plots.norms(vectors, -1)
+    assert list(lines.data[1].y) == pytest.approx(vectors.relative_norms()[1, :, -1].tolist())
+    with pytest.raises(rl.InputError, match="no position 5"):
+        rl.plots.norms(vectors, 5)
+    frame = pd.DataFrame([[0.5, 0.75]], index=[-1], columns=[3, 6])
+    assert rl.plots.separation_map(frame, "a").data[0].z[0][1] == 0.75
 
 
 def test_what_cannot_be_drawn_is_refused(swept: rl.Sweep) -> None:

@@ -12,48 +12,60 @@ import rolelens as rl
 from rolelens import stats
 
 
-def naive_separation(role: torch.Tensor, base: torch.Tensor, parts) -> list[float]:
-    """Cross-fitted AUROC, one prompt at a time."""
+def naive_projections(role: torch.Tensor, base: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Cross-fitted projections, one prompt at a time."""
+    rng = np.random.default_rng(seed)
+    parts = [torch.tensor(rng.permutation(len(x)) % 5) for x in (role, base)]
     out = []
-    for layer in range(role.shape[1]):
-        scores = []
-        for group, part in zip((role, base), parts, strict=True):
-            for i in range(len(group)):
-                mu = role[parts[0] != part[i], layer].double().mean(dim=0)
-                nu = base[parts[1] != part[i], layer].double().mean(dim=0)
-                scores.append(float((group[i, layer].double() - (mu + nu) / 2) @ (mu - nu)))
-        out.append(roc_auc_score([1] * len(role) + [0] * len(base), scores))
+    for group, part in zip((role, base), parts, strict=True):
+        scores = torch.zeros(group.shape[:2], dtype=torch.float64)
+        for i, layer in itertools.product(range(len(group)), range(group.shape[1])):
+            mu = role[parts[0] != part[i], layer].double().mean(dim=0)
+            nu = base[parts[1] != part[i], layer].double().mean(dim=0)
+            unit = (mu - nu) / (mu - nu).norm()
+            scores[i, layer] = (group[i, layer].double() - (mu + nu) / 2) @ unit
+        out.append(scores)
     return out
 
 
-def test_separation_equals_a_naive_loop() -> None:
+def test_projections_and_separation_equal_a_naive_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     role = torch.randn(23, 3, 8, generator=generator) + torch.linspace(0, 1, 3)[None, :, None]
     base = torch.randn(31, 3, 8, generator=generator)
-    found = rl.separation(role, base, role="x", layers=[4, 6, 8], seed=5)
-    rng = np.random.default_rng(5)
-    parts = [torch.tensor(rng.permutation(n) % 5) for n in (23, 31)]
-    assert list(found.auroc) == pytest.approx(naive_separation(role, base, parts))
-    assert found.layers == (4, 6, 8)
-    assert found.best_layer == 8
-    assert all(
-        low < a < high for low, a, high in zip(found.low, found.auroc, found.high, strict=True)
-    )
+    found = stats.projections(role, base, role="x", layers=[4, 6, 8], seed=5)
+    expected = naive_projections(role, base, 5)
+    torch.testing.assert_close(found.of_role, expected[0])
+    torch.testing.assert_close(found.of_base, expected[1])
+    result = stats.separation(found)
+    truth = [1] * 23 + [0] * 31
+    auroc = [roc_auc_score(truth, torch.cat(expected)[:, layer]) for layer in range(3)]
+    assert list(result.auroc) == pytest.approx(auroc)
+    assert result.layers == (4, 6, 8)
+    assert result.best_layer == 8
+    bands = zip(result.low, result.auroc, result.high, strict=True)
+    assert all(low < a < high for low, a, high in bands)
 
 
 def test_separation_of_noise_is_chance_and_of_equals_is_one_half() -> None:
     generator = torch.Generator().manual_seed(1)
-    noise = rl.separation(
-        torch.randn(200, 1, 4, generator=generator), torch.randn(200, 1, 4, generator=generator)
-    )
-    assert 0.4 < noise.auroc[0] < 0.6
-    same = rl.separation(torch.ones(10, 1, 4), torch.ones(10, 1, 4))
+    noise = [torch.randn(200, 1, 4, generator=generator) for _ in range(2)]
+    assert 0.4 < stats.separation(stats.projections(*noise)).auroc[0] < 0.6
+    same = stats.separation(stats.projections(torch.ones(10, 1, 4), torch.ones(10, 1, 4)))
     assert (*same.auroc, *same.low, *same.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_the_map_has_a_row_a_position() -> None:
+    generator = torch.Generator().manual_seed(0)
+    role = torch.randn(12, 2, 3, 8, generator=generator) + 0.5
+    base = torch.randn(15, 2, 3, 8, generator=generator)
+    found = stats.separation_map(role, base, layers=[1, 4], positions=[-3, -2, -1])
+    alone = stats.separation(stats.projections(role[:, :, 1], base[:, :, 1]))
+    assert found.loc[-2].to_dict() == pytest.approx(dict(zip([1, 4], alone.auroc, strict=True)))
 
 
 def test_too_few_prompts_are_refused() -> None:
     with pytest.raises(rl.InputError, match="4 role and 9 base prompts are too few for 5 folds"):
-        rl.separation(torch.ones(4, 1, 2), torch.ones(9, 1, 2))
+        stats.projections(torch.ones(4, 1, 2), torch.ones(9, 1, 2))
 
 
 def test_wilson_equals_its_closed_form() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -146,3 +147,15 @@ def test_near_roles_are_offered() -> None:
     named = dataclasses.replace(vectors, roles=("lawyer", "doctor"))
     with pytest.raises(rl.InputError, match="no role 'lawyr'; did you mean 'lawyer'?"):
         named["lawyr"]
+
+
+def test_cosines_and_relative_norms() -> None:
+    vectors = some(2)
+    found = vectors.cosines(5, -2)
+    for i, j in itertools.product(range(3), range(3)):
+        a, b = vectors["abc"[i]].at(5, -2), vectors["abc"[j]].at(5, -2)
+        assert float(found[i, j]) == pytest.approx(a.cosine(b), abs=1e-6)
+    share = vectors.relative_norms()[1, 2, 0]
+    assert float(share) == pytest.approx(
+        vectors["b"].at(5, -2).norm / float(vectors.resid_norm[2, 0])
+    )

@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import activations, role_vectors
+from rolelens.activations import activations, role_vectors, system_vectors
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
 from rolelens.hooks import ablate, add, add_rows
@@ -12,7 +12,7 @@ from rolelens.loading import load
 from rolelens.patchscope import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.scoring import Scores, evaluate
-from rolelens.stats import Separation, separation
+from rolelens.stats import Projections, Separation, projections, separation
 from rolelens.sweep import Sweep, sweep
 from rolelens.vectors import Direction, RoleVectors, mean
 
@@ -23,6 +23,7 @@ __all__ = [
     "Direction",
     "InputError",
     "Lens",
+    "Projections",
     "Question",
     "Reading",
     "RolePrompts",
@@ -43,8 +44,10 @@ __all__ = [
     "mean",
     "patchscope",
     "plots",
+    "projections",
     "role_vectors",
     "separation",
     "stats",
     "sweep",
+    "system_vectors",
 ]

@@ -1,5 +1,6 @@
 """Residual streams of prompts, cached or streamed, and the role vectors made from them."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from rolelens import forward
 from rolelens.errors import InputError, unknown
-from rolelens.forward import Hooks
+from rolelens.forward import Hooks, Tokens
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.prompts import digest
@@ -82,36 +83,90 @@ def role_vectors(
         InputError: an empty or single-prompt set, an unknown layer or position, or activations
             that are not finite.
     """
-    layers, positions = _grid(lens, layers, positions)
     if not roles:
         raise InputError("there are no roles; pass at least one, as from rl.load_roles().")
-    sets = {"base": base, **roles}
-    if len(sets) == len(roles):
+    if "base" in roles:
         raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
-    for name, prompts in sets.items():
-        if isinstance(prompts, str) or len(prompts) < 2:
-            raise InputError(
-                f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs a list of at "
-                "least two prompts."
-            )
+    sets = {"base": _several("base", base)}
+    sets |= {name: _several(name, prompts) for name, prompts in roles.items()}
+    tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
+    found = _contrast(lens, tokens, layers, positions)
+    counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
+    return dataclasses.replace(found, prompts=counted)
+
+
+def system_vectors(
+    lens: Lens,
+    roles: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    system: str = "You are a {role}.",
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> RoleVectors:
+    """Difference-in-means between the same prompts with and without a role as system prompt.
+
+    The prompts differ in nothing else. Where the chat template refuses system prompts, the role is
+    put before the prompt.
+
+    Args:
+        lens: the model.
+        roles: names of the roles.
+        prompts: what the user says, as from :func:`rolelens.load_base`.
+        system: the system prompt, with ``{role}`` in it.
+        layers: all of them by default.
+        positions: post-instruction positions by default.
+
+    Raises:
+        InputError: as for :func:`role_vectors`, or ``system`` does not name the role.
+    """
+    if isinstance(roles, str) or not roles:
+        raise InputError(f"roles is {roles!r}; pass a list of at least one name.")
+    if "{role}" not in system:
+        raise InputError(f"system is {system!r}; it has to contain '{{role}}'.")
+    prompts = _several("base", prompts)
+    tokens = {"base": lens.tokenize(prompts)}
+    for role in roles:
+        tokens[role] = lens.tokenize(prompts, system=system.replace("{role}", role))
+    found = _contrast(lens, tokens, layers, positions)
+    counted = dict.fromkeys(tokens, (len(prompts), digest(prompts)))
+    contrast = f"prompts with the system prompt {system!r} - the same prompts without"
+    return dataclasses.replace(found, prompts=counted, contrast=contrast)
+
+
+def _several(name: str, prompts: Sequence[str]) -> Sequence[str]:
+    if isinstance(prompts, str) or len(prompts) < 2:
+        raise InputError(
+            f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs a list of at least "
+            "two prompts."
+        )
+    return prompts
+
+
+def _contrast(
+    lens: Lens,
+    tokens: Mapping[str, Tokens],
+    layers: Sequence[int] | None,
+    positions: Sequence[int] | None,
+) -> RoleVectors:
+    """Mean of every set minus the mean of the set ``"base"``, which runs once."""
+    layers, positions = _grid(lens, layers, positions)
     norm = RunningMean()
-    means = {name: RunningMean() for name in sets}
-    for name, prompts in track(sets.items(), "role vectors", total=len(sets)):
-        tokens = lens.tokenize(prompts)
-        stream = forward.residual_stream(lens.model, tokens, layers, positions)
+    means = {name: RunningMean() for name in tokens}
+    for name, own in track(tokens.items(), "role vectors", total=len(tokens)):
+        stream = forward.residual_stream(lens.model, own, layers, positions)
         for _, x in _finite(stream, layers):
             means[name].add(x)
             if name == "base":
                 norm.add(x.double().norm(dim=-1))
-    nu = means["base"].mean
+    nu = means.pop("base").mean
     return RoleVectors(
-        directions=torch.stack([means[role].mean - nu for role in roles]).float().cpu(),
-        roles=tuple(roles),
+        directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),
+        roles=tuple(means),
         layers=tuple(layers),
         positions=tuple(positions),
         resid_norm=norm.mean.float().cpu(),
         source=lens.source,
-        prompts={name: (len(prompts), digest(prompts)) for name, prompts in sets.items()},
     )
 
 

@@ -16,7 +16,7 @@ from rolelens.patchscope import patchscope
 from rolelens.prompts import load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Scores, evaluate
-from rolelens.stats import separation
+from rolelens.stats import projections, separation
 from rolelens.sweep import Cell, Sweep, sweep
 from rolelens.vectors import RoleVectors
 
@@ -92,8 +92,8 @@ def _separations(
     say("3/5 Separation of held-out role prompts from base prompts, by layer (30 seconds)")
     generic = activations(lens, base, positions=[-1])[:, :, 0]
     results = [
-        separation(activations(lens, prompts, positions=[-1])[:, :, 0], generic, role=role)
-        for role, prompts in roles.items()
+        separation(projections(activations(lens, own, positions=[-1])[:, :, 0], generic, role=role))
+        for role, own in roles.items()
     ]
     for result in results:
         say(f"    {result.role}: AUROC {max(result.auroc):.2f} at layer {result.best_layer}")

@@ -2,17 +2,70 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
 from rolelens.errors import unknown
-from rolelens.stats import Separation
+from rolelens.stats import Projections, Separation
 from rolelens.sweep import Sweep
+from rolelens.vectors import RoleVectors
 
 # Okabe-Ito: told apart with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-DIVERGING = "RdBu_r"
+DASHES = ("solid", "dash", "dot", "dashdot")
+SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 WIDTH = 900
+
+
+def projections(projected: Projections, layers: Sequence[int] | None = None) -> go.Figure:
+    """Histograms of held-out prompts on the direction from base to role, a panel a layer.
+
+    Args:
+        projected: from :func:`rolelens.projections`.
+        layers: which layers; six, evenly spread over those with any spread, by default.
+    """
+    if layers is None:
+        live = [n for n in range(len(projected.layers)) if projected.of_role[:, n].abs().max() > 0]
+        spread = torch.linspace(0, len(live) - 1, min(6, len(live))).round().int().tolist()
+        layers = [projected.layers[live[n]] for n in spread]
+    for layer in layers:
+        if layer not in projected.layers:
+            raise unknown("layer", layer, projected.layers)
+    columns = 3
+    rows = -(-len(layers) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[f"layer {layer}" for layer in layers],
+        vertical_spacing=0.3 / rows,
+    )
+    groups = ((projected.role, projected.of_role), ("base", projected.of_base))
+    for n, layer in enumerate(layers):
+        column = projected.layers.index(layer)
+        both = torch.cat([values[:, column] for _, values in groups])
+        low, high = float(both.min()), float(both.max())
+        for k, (name, values) in enumerate(groups):
+            figure.add_trace(
+                go.Histogram(
+                    x=values[:, column].tolist(),
+                    name=name,
+                    legendgroup=name,
+                    showlegend=n == 0,
+                    histnorm="probability",
+                    xbins={"start": low, "end": high * 1.0001, "size": (high - low) / 20 or 1},
+                    marker={"color": COLOURS[k]},
+                    opacity=0.6,
+                ),
+                row=n // columns + 1,
+                col=n % columns + 1,
+            )
+    figure.update_layout(barmode="overlay")
+    figure.update_yaxes(title="share of prompts", col=1)
+    figure.update_xaxes(title="projection", row=rows)
+    title = f"Held-out prompts projected on '{projected.role}' minus base (residual units)"
+    return styled(figure, title, height=120 + 240 * rows)
 
 
 def separation(results: Separation | Sequence[Separation]) -> go.Figure:
@@ -35,22 +88,45 @@ def separation(results: Separation | Sequence[Separation]) -> go.Figure:
                 legendgroup=result.role,
             )
         )
-        figure.add_trace(
-            go.Scatter(
-                x=layers,
-                y=list(result.auroc),
-                name=result.role,
-                legendgroup=result.role,
-                mode="lines+markers",
-                line={"color": colour},
-                marker={"size": 5},
-                hovertemplate="layer %{x}: AUROC %{y:.3f}<extra>" + result.role + "</extra>",
-            )
-        )
+        figure.add_trace(_line(result.role, layers, list(result.auroc), n, "AUROC"))
     figure.add_hline(y=0.5, line_dash="dot", line_color="#666666", annotation_text="chance")
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="AUROC (held-out prompts)")
     return styled(figure, "Role prompts against base prompts, by layer (band: 95 % bootstrap)")
+
+
+def separation_map(auroc: pd.DataFrame, role: str = "role") -> go.Figure:
+    """AUROC by layer and position, from :func:`rolelens.stats.separation_map`."""
+    figure = _panel(auroc, "AUROC", SEQUENTIAL, (0.5, 1.0))
+    figure.update_xaxes(title="layer")
+    figure.update_yaxes(title="position")
+    title = f"'{role}' against base prompts: AUROC of held-out prompts"
+    return styled(figure, title, height=200 + 42 * max(len(auroc), 3))
+
+
+def cosines(vectors: RoleVectors, layer: int, position: int = -1) -> go.Figure:
+    """Cosine similarity of every two roles in one cell."""
+    found = vectors.cosines(layer, position)
+    frame = pd.DataFrame(found.numpy(), index=vectors.roles, columns=vectors.roles)
+    figure = _panel(frame, "cosine", DIVERGING, (-1.0, 1.0))
+    figure.update_xaxes(tickangle=-45)
+    figure.update_yaxes(autorange="reversed")
+    title = f"Cosine between role vectors at layer {layer}, position {position}"
+    return styled(figure, title, height=max(420, 260 + 22 * len(vectors.roles)))
+
+
+def norms(vectors: RoleVectors, position: int = -1) -> go.Figure:
+    """Norm of every role's direction as a share of the norm of the residual stream, by layer."""
+    if position not in vectors.positions:
+        raise unknown("position", position, vectors.positions)
+    shares = vectors.relative_norms()[:, :, vectors.positions.index(position)]
+    figure = go.Figure()
+    for n, role in enumerate(vectors.roles):
+        figure.add_trace(_line(role, list(vectors.layers), shares[n].tolist(), n, "share"))
+    figure.update_xaxes(title="layer")
+    figure.update_yaxes(title="‖d‖ / mean ‖x‖", rangemode="tozero")
+    title = f"Norm of the role vectors against the residual stream, position {position}"
+    return styled(figure, title, height=max(420, 160 + 20 * len(vectors.roles)))
 
 
 def heatmap(sweep: Sweep, role: str | None = None, value: str = "accuracy_gain") -> go.Figure:
@@ -79,34 +155,16 @@ def heatmap(sweep: Sweep, role: str | None = None, value: str = "accuracy_gain")
     )
     for n, alpha in enumerate(sweep.alphas):
         grid = own[own["alpha"] == alpha].pivot(index="position", columns="layer", values=value)
-        figure.add_trace(
-            go.Heatmap(
-                z=grid.to_numpy(),
-                x=[str(layer) for layer in grid.columns],
-                y=[str(position) for position in grid.index],
-                coloraxis="coloraxis",
-                hovertemplate="layer %{x}, position %{y}: %{z:.3f}<extra></extra>",
-            ),
-            row=n + 1,
-            col=1,
-        )
+        figure.add_trace(_cells(grid), row=n + 1, col=1)
         figure.update_yaxes(title="position", type="category", row=n + 1, col=1)
         figure.update_xaxes(type="category", row=n + 1, col=1)
     figure.update_xaxes(title="layer", row=len(sweep.alphas), col=1)
     label = value.replace("_", " ")
-    figure.update_layout(
-        coloraxis={
-            "colorscale": DIVERGING if gain else "Viridis",
-            "cmin": -limit if gain else None,
-            "cmax": limit if gain else None,
-            "colorbar": {"title": label},
-        }
-    )
+    scale, ends = (DIVERGING, (-limit, limit)) if gain else (SEQUENTIAL, (None, None))
+    figure.update_layout(coloraxis=_coloraxis(label, scale, ends))
     rows = sum(max(len(sweep.positions), 2) for _ in sweep.alphas)
     n = len(sweep.baseline.questions)
-    title = (
-        f"{role}: {label} of every cell ({n} questions, unsteered {sweep.baseline.accuracy:.3f})"
-    )
+    title = f"{role}: {label} by cell ({n} questions, unsteered {sweep.baseline.accuracy:.3f})"
     return styled(figure, title, height=180 + 42 * rows + 40 * len(sweep.alphas))
 
 
@@ -118,6 +176,49 @@ def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
         font={"size": 13},
         width=WIDTH,
         height=height,
-        margin={"l": 70, "r": 30, "t": 70, "b": 60},
+        margin={"l": 80, "r": 30, "t": 80, "b": 60},
     )
     return figure
+
+
+def _line(name: str, layers: list[int], values: list[float], n: int, label: str) -> go.Scatter:
+    """A line of one role; beyond eight, colours come back with another dash."""
+    return go.Scatter(
+        x=layers,
+        y=values,
+        name=name,
+        legendgroup=name,
+        mode="lines+markers",
+        line={
+            "color": COLOURS[n % len(COLOURS)],
+            "dash": DASHES[n // len(COLOURS) % len(DASHES)],
+        },
+        marker={"size": 5},
+        hovertemplate=f"layer %{{x}}: {label} %{{y:.3f}}<extra>{name}</extra>",
+    )
+
+
+def _cells(frame: pd.DataFrame) -> go.Heatmap:
+    return go.Heatmap(
+        z=frame.to_numpy(),
+        x=[str(name) for name in frame.columns],
+        y=[str(name) for name in frame.index],
+        coloraxis="coloraxis",
+        hovertemplate="%{x}, %{y}: %{z:.3f}<extra></extra>",
+    )
+
+
+def _panel(
+    frame: pd.DataFrame, label: str, scale: str, ends: tuple[float | None, float | None]
+) -> go.Figure:
+    figure = go.Figure(_cells(frame))
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category")
+    figure.update_layout(coloraxis=_coloraxis(label, scale, ends))
+    return figure
+
+
+def _coloraxis(
+    label: str, scale: str, ends: tuple[float | None, float | None]
+) -> dict[str, object]:
+    return {"colorscale": scale, "cmin": ends[0], "cmax": ends[1], "colorbar": {"title": label}}

@@ -33,6 +33,7 @@ class RoleVectors:
         source: what they were measured on.
         prompts: for each role, and for ``"base"``, how many prompts and their hash.
         site: where in the block they live.
+        contrast: what was subtracted from what.
     """
 
     directions: Float[Tensor, "role layer position d_model"]
@@ -43,6 +44,7 @@ class RoleVectors:
     source: Source | None = None
     prompts: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     site: str = RESID_PRE
+    contrast: str = "role prompts - base prompts"
 
     def __post_init__(self) -> None:
         axes = (len(self.roles), len(self.layers), len(self.positions))
@@ -133,6 +135,17 @@ class RoleVectors:
         along = (d * unit).sum(dim=-1, keepdim=True)
         return dataclasses.replace(self, directions=(d - along * unit).float())
 
+    def cosines(self, layer: int, position: int = -1) -> Float[Tensor, "role role"]:
+        """Cosine similarity of every two roles in one cell; 0 where a direction is zero."""
+        rows = [self._direction(role, layer, position).vector for role in self.roles]
+        unit = torch.nn.functional.normalize(torch.stack(rows).double(), dim=-1)
+        return (unit @ unit.T).float()
+
+    def relative_norms(self) -> Float[Tensor, "role layer position"]:
+        """Norm of each direction as a share of the mean norm of the residual stream there."""
+        shares: Tensor = self.directions.norm(dim=-1) / self.resid_norm
+        return shares
+
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file, with the whole provenance in its header; returns the path."""
         path = Path(path)
@@ -141,6 +154,7 @@ class RoleVectors:
             "layers": self.layers,
             "positions": self.positions,
             "site": self.site,
+            "contrast": self.contrast,
             "prompts": dict(self.prompts),
             "source": dataclasses.asdict(self.source) if self.source else None,
         }
@@ -190,6 +204,7 @@ class RoleVectors:
             source=Source(**header["source"]) if header["source"] else None,
             prompts={name: (count, sha) for name, (count, sha) in header["prompts"].items()},
             site=header["site"],
+            contrast=header["contrast"],
         )
 
     def __repr__(self) -> str:
