@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -12,7 +14,9 @@ from rolelens.cli import app
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny model in a folder."""
     folder = tmp_path_factory.mktemp("model")
-    tiny.hf_model("Llama").save_pretrained(folder)
+    hf_model = tiny.hf_model("Llama")
+    hf_model.config.max_position_embeddings = 1024
+    hf_model.save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -23,24 +27,94 @@ def run(*arguments: str, code: int = 0) -> str:
     return result.output
 
 
-def test_help_names_every_command() -> None:
-    for command in ("demo", "extract", "patchscope"):
-        assert command in run("--help")
-        assert "--model" in run(command, "--help")
-
-
-def test_extract_then_patchscope(tmp_path: Path, model: str) -> None:
-    file = str(tmp_path / "v.safetensors")
+@pytest.fixture(scope="module")
+def vectors(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Vectors of two roles."""
+    file = str(tmp_path_factory.mktemp("vectors") / "v.safetensors")
     out = run("extract", file, "--role", "lawyer", "--role", "nurse", "--model", model)
-    assert "2 roles" in out
-    vectors = rl.RoleVectors.load(file)
-    assert vectors.roles == ("lawyer", "nurse")
+    assert "2 x 4 x 11 x 32" in out
+    return file
+
+
+def test_help_names_every_command() -> None:
+    commands = "demo extract evaluate sweep patchscope report models roles".split()
+    for command in commands:
+        assert command in run("--help")
+        assert "--help" in run(command, "--help")
+
+
+def test_patchscope_prints_what_the_library_reads(model: str, vectors: str) -> None:
     options = ["--role", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
-    text = run("patchscope", file, *options)
-    lens = rl.load(model)
-    reading = rl.patchscope(lens, vectors["nurse"].at(2), max_new_tokens=5)
+    text = run("patchscope", vectors, *options)
+    direction = rl.RoleVectors.load(vectors)["nurse"].at(2)
+    reading = rl.patchscope(rl.load(model), direction, max_new_tokens=5)
     assert f"steered: {reading.text}" in text
     assert f"unsteered: {reading.baseline}" in text
+    told = json.loads(run("patchscope", vectors, *options, "--json"))
+    assert told["steered"] == reading.text
+
+
+def test_extract_takes_system_prompts_and_layers(model: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "s.safetensors")
+    out = run(
+        "extract",
+        file,
+        "--role",
+        "pirate",
+        "--system",
+        "--layers",
+        "1-2",
+        "--model",
+        model,
+        "--json",
+    )
+    assert json.loads(out) == {"path": file, "roles": ["pirate"], "layers": [1, 2]}
+    assert "You are a {role}." in rl.RoleVectors.load(file).contrast
+
+
+def test_evaluate_prints_what_the_library_scores(model: str, vectors: str) -> None:
+    bench = rl.load_benchmark("mini").domain("law")
+    lens = rl.load(model)
+    options = ["mini", "--domain", "law", "--model", model, "--json"]
+    plain = json.loads(run("evaluate", *options))
+    assert plain["accuracy"] == rl.evaluate(lens, bench).accuracy
+    assert [row["domain"] for row in plain["domains"]] == ["law"]
+    direction = rl.RoleVectors.load(vectors)["nurse"].at(2)
+    steer = ["--vectors", vectors, "--role", "nurse", "--layer", "2", "--method", "cloze"]
+    for option, hooks in (
+        (["--alpha", "3"], rl.add(direction, 3.0)),
+        (["--ablate"], rl.ablate(direction, lens)),
+    ):
+        told = json.loads(run("evaluate", *options, *steer, *option))
+        expected = rl.evaluate(lens, bench, hooks, method="cloze")
+        assert told["margin"] == pytest.approx(expected.margin)
+    assert "accuracy" in run("evaluate", *options[:-1])
+
+
+def test_sweep_writes_its_table(model: str, vectors: str, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "cells.csv"
+    grid = ["--role", "nurse", "--layers", "1,2", "--positions", "-1", "--alphas", "1,3"]
+    text = run(
+        "sweep", vectors, "mini", "--domain", "law", *grid, "--out", str(out), "--model", model
+    )
+    assert "confirm it on other questions" in text
+    table = pd.read_csv(out)
+    assert len(table) == 4
+    bench = rl.load_benchmark("mini").domain("law")
+    swept = rl.sweep(
+        rl.load(model), rl.RoleVectors.load(vectors)["nurse"], bench, layers=[1, 2], positions=[-1]
+    )
+    assert table["margin"].tolist() == pytest.approx(swept.table()["margin"].tolist())
+
+
+def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    assert str(out) in run("report", vectors, "--out", str(out), "--model", model, "--quiet")
+    assert "How large, and how alike" in out.read_text()
+    assert "smollm2" in json.loads(run("models", "--json"))
+    roles = json.loads(run("roles", "--json"))
+    assert roles["lawyer"] == {"domain": "law", "prompts": 64}
+    assert "psychologist" in run("roles")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +123,13 @@ def test_extract_then_patchscope(tmp_path: Path, model: str) -> None:
         (["extract", "v", "--role", "lawyr"], "no role 'lawyr'; did you mean 'lawyer'"),
         (["extract", "v", "--prompts", "none.csv"], "no file 'none.csv'"),
         (["patchscope", "none", "--role", "x", "--layer", "1"], "no file 'none' with role vectors"),
+        (
+            ["evaluate", "mini", "--method", "guess"],
+            "method is 'guess'; it has to be one of letter",
+        ),
+        (["evaluate", "mini", "--domain", "maths"], "no domain 'maths'; did you mean 'math'"),
+        (["extract", "v", "--layers", "a,b"], "--layers is 'a,b'; it has to be numbers"),
+        (["report", "none"], "no file 'none' with role vectors"),
         (["demo", "--model", "no/such/model"], "no model 'no/such/model' could be loaded"),
     ],
 )

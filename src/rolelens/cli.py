@@ -1,36 +1,52 @@
 """The command line: reads arguments, calls the library, prints what it returns."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
-from rolelens import demo as demo_job
-from rolelens.activations import role_vectors
+from rolelens import embedded, loading, prompts, runs, scoring
+from rolelens.activations import role_vectors, system_vectors
+from rolelens.benchmarks import load_benchmark
 from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
-from rolelens.loading import load
+from rolelens.hooks import ablate, add
 from rolelens.patchscope import PROMPT
 from rolelens.patchscope import patchscope as read
 from rolelens.progress import quiet
-from rolelens.prompts import load_base, load_roles
+from rolelens.sweep import sweep as run_sweep
 from rolelens.vectors import RoleVectors
 
 app = typer.Typer(
     name="rolelens",
-    help="What does a role do inside a language model?",
+    help="What does a role do inside a language model? Extract role vectors, steer and ablate with "
+    "them, sweep them against benchmarks and read them back as text.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Model = Annotated[
-    str,
-    typer.Option(help="'smollm2' (embedded), a hub id, a local folder or a .gguf file."),
+    str, typer.Option(help="'smollm2' (embedded), a hub id, a local folder or a .gguf file.")
 ]
+Vectors = Annotated[Path, typer.Argument(help="A file written by 'rolelens extract'.")]
+Bench = Annotated[str, typer.Argument(help="'mini', or a folder of MMLU CSV files.")]
+Method = Annotated[str, typer.Option(help="How options are scored: letter, cloze or cloze_norm.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts", help="Role prompts: a folder, a JSON, JSONL or CSV file, or a hub id."
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option(help="Base prompts: a JSON, JSONL or CSV file, or a hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
@@ -43,6 +59,28 @@ def _plainly(silent: bool = False) -> Iterator[None]:
     except InputError as error:
         print(f"rolelens: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        print("rolelens: interrupted.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _tell(as_json: bool, content: dict[str, Any], text: str) -> None:
+    print(json.dumps(content) if as_json else text)
+
+
+def _numbers(name: str, text: str | None, kind: type) -> list[Any] | None:
+    """The numbers of an option such as ``8,12,16`` or ``0-23``."""
+    if text is None:
+        return None
+    try:
+        if kind is int and text.count("-") == 1 and not text.startswith("-"):
+            first, last = map(int, text.split("-"))
+            return list(range(first, last + 1))
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{name} is {text!r}; it has to be numbers with commas between, such as 8,12,16."
+        ) from None
 
 
 @app.command()
@@ -56,7 +94,7 @@ def demo(
     """Run the main job, from prompts to a report; about five minutes on two cores."""
     with _plainly(silent):
         print(f"Loading {model} (the embedded model is fetched at the first run)", flush=True)
-        demo_job.run(load(model), out, say=lambda line: print(line, flush=True))
+        runs.demo(loading.load(model), out, say=lambda line: print(line, flush=True))
 
 
 @app.command()
@@ -65,30 +103,136 @@ def extract(
     role: Annotated[
         list[str] | None, typer.Option(help="A role; repeat for several. All by default.")
     ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="Role prompts: a folder, a JSON, JSONL or CSV file, or a hub id."),
+    role_prompts: Prompts = None,
+    base: Base = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 8,12,16 or 0-23; all by default.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base prompts: a JSON, JSONL or CSV file, or a hub id.")
-    ] = None,
+    system: Annotated[
+        bool,
+        typer.Option(
+            help="Contrast the base prompts with and without 'You are a {role}.' instead."
+        ),
+    ] = False,
     model: Model = "smollm2",
+    as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
     """Compute role vectors and save them with their provenance."""
     with _plainly(silent):
-        known = load_roles(prompts)
-        for name in role or []:
+        known = prompts.load_roles(role_prompts)
+        chosen = role or list(known)
+        for name in [] if system else chosen:
             if name not in known:
                 raise unknown_name("role", name, known)
-        chosen = {name: known[name] for name in role or known}
-        vectors = role_vectors(load(model), chosen, load_base(base))
-        print(f"{vectors} saved in {vectors.save(out)}")
+        grid = _numbers("--layers", layers, int)
+        lens, generic = loading.load(model), prompts.load_base(base)
+        if system:
+            vectors = system_vectors(lens, chosen, generic, layers=grid)
+        else:
+            own = {name: known[name] for name in chosen}
+            vectors = role_vectors(lens, own, generic, layers=grid)
+        path = vectors.save(out)
+        content = {"path": str(path), "roles": vectors.roles, "layers": vectors.layers}
+        _tell(as_json, content, f"{vectors}\nsaved in {path}")
+
+
+@app.command()
+def evaluate(
+    benchmark: Bench = "mini",
+    vectors: Annotated[
+        Path | None, typer.Option(help="Steer with a file written by 'rolelens extract'.")
+    ] = None,
+    role: Annotated[str | None, typer.Option(help="Whose vector, with --vectors.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Its layer, with --vectors.")] = None,
+    position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
+    alpha: Annotated[float, typer.Option(help="Strength, raw.")] = 1.0,
+    remove: Annotated[
+        bool, typer.Option("--ablate", help="Ablate the vector instead of adding it.")
+    ] = False,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="A domain; repeat for several. All by default.")
+    ] = None,
+    method: Method = "letter",
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Score a benchmark, steered or not: accuracy by domain with 95 % intervals."""
+    with _plainly(silent):
+        bench = load_benchmark(benchmark)
+        bench = bench.domain(*domain) if domain else bench
+        lens = loading.load(model)
+        hooks = []
+        if vectors is not None:
+            held = RoleVectors.load(vectors)
+            if layer is None:
+                raise InputError("--vectors needs --layer: name the layer to steer at.")
+            direction = held[role or held.roles[0]].at(layer, position)
+            hooks = ablate(direction, lens) if remove else add(direction, alpha)
+        scores = scoring.evaluate(lens, bench, hooks, scoring.checked_method(method))
+        table = scores.table().reset_index()
+        content = {
+            "accuracy": scores.accuracy,
+            "interval": scores.interval,
+            "margin": scores.margin,
+            "domains": table.to_dict("records"),
+        }
+        _tell(as_json, content, f"{table.round(3).to_string(index=False)}\n\n{scores}")
+
+
+@app.command()
+def sweep(
+    vectors: Vectors,
+    benchmark: Bench = "mini",
+    role: Annotated[
+        list[str] | None, typer.Option(help="A role; repeat for several. All by default.")
+    ] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="A domain; repeat for several. All by default.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 8,12,16 or 0-23; the first 80 % by default.")
+    ] = None,
+    positions: Annotated[str | None, typer.Option(help="Such as -2,-1; all by default.")] = None,
+    alphas: Annotated[str, typer.Option(help="Strengths, raw.")] = "1,3",
+    tokens: Annotated[
+        str, typer.Option(help="all, prompt, post-instruction or generated.")
+    ] = "all",
+    method: Method = "letter",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Score a benchmark in every cell of a grid of roles, layers, positions and alphas."""
+    with _plainly(silent):
+        held = RoleVectors.load(vectors)
+        held = held[role] if role else held
+        bench = load_benchmark(benchmark)
+        swept = run_sweep(
+            loading.load(model),
+            held,
+            bench.domain(*domain) if domain else bench,
+            layers=_numbers("--layers", layers, int),
+            positions=_numbers("--positions", positions, int),
+            alphas=_numbers("--alphas", alphas, float) or (),
+            tokens=tokens,  # type: ignore[arg-type]
+            method=scoring.checked_method(method),
+        )
+        table = swept.table()
+        if out is not None:
+            _write(table, out)
+        ranked = table.sort_values(["accuracy", "margin"], ascending=False).head(10).round(3)
+        content = {"unsteered": swept.baseline.accuracy, "cells": table.to_dict("records")}
+        text = f"{ranked.to_string(index=False)}\n\n{swept.baseline}\n"
+        text += "The best of many cells is partly luck: confirm it on other questions."
+        _tell(as_json, content, text)
 
 
 @app.command()
 def patchscope(
-    vectors: Annotated[Path, typer.Argument(help="A file written by 'rolelens extract'.")],
+    vectors: Vectors,
     role: Annotated[str, typer.Option(help="Whose vector is read.")],
     layer: Annotated[int, typer.Option(help="The layer it is added at.")],
     position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
@@ -96,15 +240,80 @@ def patchscope(
     prompt: Annotated[str, typer.Option(help="The question.")] = PROMPT,
     max_new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = 40,
     model: Model = "smollm2",
+    as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
     """Read a vector as text: add it at a question about nothing."""
     with _plainly(silent):
         direction = RoleVectors.load(vectors)[role].at(layer, position)
         reading = read(
-            load(model), direction, alpha=alpha, prompt=prompt, max_new_tokens=max_new_tokens
+            loading.load(model),
+            direction,
+            alpha=alpha,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
         )
-        print(f"{reading.prompt}\n\nunsteered: {reading.baseline}\n\nsteered: {reading.text}")
+        content = {"prompt": prompt, "unsteered": reading.baseline, "steered": reading.text}
+        text = f"{prompt}\n\nunsteered: {reading.baseline}\n\nsteered: {reading.text}"
+        _tell(as_json, content, text)
+
+
+@app.command()
+def report(
+    vectors: Vectors,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    layer: Annotated[
+        int | None, typer.Option(help="Where text is steered; at 55 % of the depth by default.")
+    ] = None,
+    role_prompts: Prompts = None,
+    base: Base = None,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Describe a file of vectors on one HTML page: texts, separation, norms, cosines."""
+    with _plainly(silent):
+        path = runs.describe(
+            loading.load(model),
+            RoleVectors.load(vectors),
+            prompts.load_roles(role_prompts),
+            prompts.load_base(base),
+            out,
+            layer=layer,
+            say=lambda line: None if silent or as_json else print(line, flush=True),
+        )
+        _tell(as_json, {"path": str(path)}, f"The report: {path}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List what --model takes on this machine: the embedded model and cached hub models."""
+    found = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | loading.cached_models()
+    text = "\n".join(f"{name}  ({origin})" for name, origin in found.items())
+    _tell(as_json, found, f"{text}\nor any hub id, local folder or .gguf file")
+
+
+@app.command()
+def roles(
+    role_prompts: Prompts = None,
+    as_json: Json = False,
+) -> None:
+    """List the roles, their domains and how many prompts each has."""
+    with _plainly():
+        known = prompts.load_roles(role_prompts)
+        content = {n: {"domain": own.domain, "prompts": len(own)} for n, own in known.items()}
+        lines = [f"{n:24}{own.domain or '-':18}{len(own):4} prompts" for n, own in known.items()]
+        _tell(as_json, content, "\n".join(lines))
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); name another path."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -130,8 +130,8 @@ def delta(
         raise InputError(f"unit is {unit!r}; it has to be 'raw' or 'resid_norm'.")
     if direction.resid_norm is None:
         raise InputError(
-            f"{direction!r} does not know the norm of the residual stream; take it from "
-            "rl.role_vectors, or use unit='raw'."
+            f"the direction of {direction.role!r} does not know the norm of the residual stream; "
+            "take it from rl.role_vectors, or use unit='raw'."
         )
     return direction.unit * (alpha * direction.resid_norm)
 

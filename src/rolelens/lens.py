@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rolelens import forward
 from rolelens.chat import ChatFormat
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.forward import Batch, Hook, HookedModel, Hooks, Tokens
 from rolelens.vectors import Source
 
 
-class Lens:
+class Lens(Shown):
     """A TransformerLens model, its tokenizer and its chat format.
 
     Attributes:
@@ -183,11 +184,16 @@ class Lens:
                 yield text[len(shown) :]
                 shown = text
 
-    def __repr__(self) -> str:
-        return (
-            f"Lens({self.name!r}, {self.n_layers} layers, d_model {self.d_model}, "
-            f"{len(self.positions)} post-instruction positions, {self.source.dtype})"
-        )
+    def card(self) -> Card:
+        """Model, size, positions, dtype."""
+        facts = {
+            "model": self.name,
+            "layers": str(self.n_layers),
+            "d_model": str(self.d_model),
+            "post-instruction positions": f"{self.positions[0]} to -1",
+            "dtype": self.source.dtype,
+        }
+        return Card("Lens", facts, "rl.role_vectors(lens, rl.load_roles(), rl.load_base())")
 
     def _decode(
         self,

@@ -69,6 +69,18 @@ def load(
     return Lens(bridge, name=name, origin=origin)
 
 
+def cached_models() -> dict[str, str]:
+    """Hub models in the local cache, and where each is."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return {}
+    return {r.repo_id: str(r.repo_path) for r in sorted(repos, key=str) if r.repo_type == "model"}
+
+
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.hooks import add_rows
 from rolelens.lens import Lens
@@ -12,8 +13,8 @@ from rolelens.vectors import Direction, check_sources
 PROMPT = "What does ♦ represent?"
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(Shown):
     """What a model says while a direction is added, beside what it says without.
 
     Attributes:
@@ -30,8 +31,15 @@ class Reading:
     direction: Direction
     alpha: float
 
-    def __repr__(self) -> str:
-        return f"Reading({self.direction.role!r}, alpha {self.alpha:g}: {self.text!r})"
+    def card(self) -> Card:
+        """What was asked, and both answers."""
+        facts = {
+            "prompt": self.prompt,
+            "steered": f"{self.text} ({self.direction.role}, layer {self.direction.layer}, "
+            f"alpha {self.alpha:g})",
+            "unsteered": self.baseline,
+        }
+        return Card("Reading", facts, "rl.patchscope(lens, [d, d.random_like()])")
 
 
 @overload

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import pandas as pd
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rolelens import forward, stats
 from rolelens.benchmarks import LETTERS, Benchmark, Question
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.forward import Hooks, Tokens
 from rolelens.lens import Lens
@@ -18,8 +19,8 @@ from rolelens.lens import Lens
 Method: TypeAlias = Literal["letter", "cloze", "cloze_norm"]
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Shown):
     """What a model answers to every question.
 
     Attributes:
@@ -96,12 +97,15 @@ class Scores:
             )
         return pd.DataFrame(rows).set_index("domain")
 
-    def __repr__(self) -> str:
+    def card(self) -> Card:
+        """Accuracy and margin."""
         low, high = self.interval
-        return (
-            f"Scores({len(self.questions)} questions, {self.method}: accuracy {self.accuracy:.3f} "
-            f"[{low:.3f}, {high:.3f}], margin {self.margin:+.3f} nats)"
-        )
+        facts = {
+            "questions": f"{len(self.questions)} ({self.method})",
+            "accuracy": f"{self.accuracy:.3f} [{low:.3f}, {high:.3f}], chance {self.chance:.3f}",
+            "margin": f"{self.margin:+.3f} nats",
+        }
+        return Card("Scores", facts, "scores.table()")
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,7 @@ def prepare(
     questions = tuple(benchmark)
     if not questions:
         raise InputError("a benchmark needs at least one question.")
-    if method not in get_args(Method):
-        raise InputError(
-            f"method is {method!r}; it has to be one of {', '.join(get_args(Method))}."
-        )
+    method = checked_method(method)
     if method == "letter":
         prompts = [letter_prompt(question) for question in questions]
         most = max(len(question.options) for question in questions)
@@ -160,6 +161,14 @@ def prepare(
     pairs = [(question.text, option) for question in questions for option in question.options]
     texts, options = [text for text, _ in pairs], [option for _, option in pairs]
     return Prepared(questions, method, lens.tokenize(texts, options, system=system))
+
+
+def checked_method(method: str) -> Method:
+    """A way of scoring, if it is one."""
+    for known in get_args(Method):
+        if method == known:
+            return cast(Method, method)
+    raise InputError(f"method is {method!r}; it has to be one of {', '.join(get_args(Method))}.")
 
 
 def score(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Scores:

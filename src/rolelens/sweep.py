@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from rolelens import scoring
 from rolelens.benchmarks import Benchmark, Question
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown
 from rolelens.hooks import Selection, add
 from rolelens.lens import Lens
@@ -28,8 +28,8 @@ class Cell:
     alpha: float
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Shown):
     """Scores of every cell beside those of the unsteered model.
 
     Attributes:
@@ -121,13 +121,19 @@ class Sweep:
         direction = self.vectors[role].at(int(ranked["layer"]), int(ranked["position"]))
         return Cell(direction, float(ranked["alpha"]))
 
-    def __repr__(self) -> str:
-        n_cells = int(np.prod(self.scores.shape[:4]))
-        return (
-            f"Sweep({n_cells} cells: {len(self.roles)} roles x {len(self.layers)} layers x "
-            f"{len(self.positions)} positions x {len(self.alphas)} alphas, "
-            f"{len(self.baseline.questions)} questions, unsteered {self.baseline.accuracy:.3f})"
-        )
+    def card(self) -> Card:
+        """Size of the grid, the unsteered model and the best cell."""
+        table = self.table()
+        top = table.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
+        facts = {
+            "cells": f"{len(table)} = {len(self.roles)} roles x {len(self.layers)} layers x "
+            f"{len(self.positions)} positions x {len(self.alphas)} alphas",
+            "questions": str(len(self.baseline.questions)),
+            "unsteered accuracy": f"{self.baseline.accuracy:.3f}",
+            "highest, where it was chosen": f"{top['accuracy']:.3f} ({top['role']}, layer "
+            f"{top['layer']}, position {top['position']}, alpha {top['alpha']:g})",
+        }
+        return Card("Sweep", facts, "rl.plots.heatmap(sweep), sweep.best(role)")
 
 
 def sweep(

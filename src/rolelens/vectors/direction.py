@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 
 RESID_PRE = "resid_pre"
@@ -50,8 +51,8 @@ class Source:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class Direction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Direction(Shown):
     """One direction in the residual stream: what a role adds at one layer and position.
 
     Attributes:
@@ -142,12 +143,18 @@ class Direction:
     def __neg__(self) -> "Direction":
         return self * -1.0
 
-    def __repr__(self) -> str:
-        position = "several" if self.position is None else self.position
-        return (
-            f"Direction({self.role!r}, layer {self.layer}, position {position}, "
-            f"d_model {self.d_model}, norm {self.norm:.3g})"
-        )
+    def card(self) -> Card:
+        """Role, cell, norm and its share of the residual stream."""
+        facts = {
+            "role": self.role,
+            "layer": str(self.layer),
+            "position": "several" if self.position is None else str(self.position),
+            "d_model": str(self.d_model),
+            "norm": f"{self.norm:.3g}",
+        }
+        if self.resid_norm:
+            facts["share of the residual norm"] = f"{self.norm / self.resid_norm:.3f}"
+        return Card("Direction", facts, "lens.generate([...], hooks=rl.add(d, alpha=3.0))")
 
     def _combine(self, other: "Direction", vector: Tensor, role: str) -> "Direction":
         self._check(other)

@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown
 from rolelens.vectors.direction import RESID_PRE, Direction, Source, check_sources
 
 
-@dataclass(frozen=True, eq=False)
-class RoleVectors:
+@dataclass(frozen=True, eq=False, repr=False)
+class RoleVectors(Shown):
     """Difference-in-means directions of several roles, over layers and positions.
 
     ``vectors["mathematician"].at(layer=12, position=-1)`` is one :class:`Direction`.
@@ -207,12 +208,18 @@ class RoleVectors:
             contrast=header["contrast"],
         )
 
-    def __repr__(self) -> str:
-        n_roles = f"{len(self.roles)} roles" if len(self.roles) > 1 else repr(self.roles[0])
-        return (
-            f"RoleVectors({n_roles}, layers {self.layers[0]} to {self.layers[-1]}, "
-            f"positions {self.positions[0]} to {self.positions[-1]}, d_model {self.d_model})"
-        )
+    def card(self) -> Card:
+        """Roles, grid, and how large the directions are."""
+        shares = self.relative_norms()
+        facts = {
+            "roles": ", ".join(self.roles[:4]) + (", ..." if len(self.roles) > 4 else ""),
+            "directions": " x ".join(map(str, self.directions.shape))
+            + " (role, layer, position, d_model)",
+            "layers": f"{self.layers[0]} to {self.layers[-1]}",
+            "positions": f"{self.positions[0]} to {self.positions[-1]}",
+            "median norm": f"{float(shares.median()):.3f} of the residual stream",
+        }
+        return Card("RoleVectors", facts, f"vectors[{self.roles[0]!r}].at(layer, position)")
 
     def _check(self, other: "RoleVectors") -> None:
         if (self.layers, self.positions, self.site, self.d_model) != (
@@ -222,7 +229,7 @@ class RoleVectors:
             other.d_model,
         ):
             raise InputError(
-                f"{self!r} and {other!r} do not combine: layers, positions, site and width "
-                "have to be the same."
+                "these role vectors do not combine: layers, positions, site and width have to be "
+                "the same."
             )
         check_sources(self.source, other.source)

@@ -1,4 +1,4 @@
-"""The main job, from prompts to a report, in about five minutes on the embedded model."""
+"""Whole runs that end in a report: the demo, and the description of a file of vectors."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from rolelens.report import Report
 from rolelens.scoring import Scores, evaluate
 from rolelens.stats import projections, separation
 from rolelens.sweep import Cell, Sweep, sweep
-from rolelens.vectors import RoleVectors
+from rolelens.vectors import RoleVectors, check_sources
 
 ROLES = ("mathematician", "lawyer", "doctor")
 QUESTION = "What should I do this weekend?"
@@ -30,10 +30,50 @@ ALPHA = 3.0
 Say = Callable[[str], None]
 
 
-def run(
+def describe(
+    lens: Lens,
+    vectors: RoleVectors,
+    roles: Mapping[str, Sequence[str]],
+    base: Sequence[str],
+    out: str | Path,
+    *,
+    layer: int | None = None,
+    say: Say = print,
+) -> Path:
+    """Report what a set of role vectors looks like and does.
+
+    Args:
+        lens: the model they were measured on.
+        vectors: the role vectors.
+        roles: role prompts, for separation; roles that are missing here are left out of it.
+        base: base prompts.
+        out: the HTML file.
+        layer: where text is steered and roles are compared; at 55 % of the depth by default.
+        say: takes what is told on the way.
+
+    Returns:
+        Path of the report.
+    """
+    check_sources(vectors.source, lens.source)
+    layer = round(DEPTH * lens.n_layers) if layer is None else layer
+    report = Report(f"Role vectors in {lens.name}", f"{vectors.contrast}, by layer and position.")
+    _texts(lens, vectors, layer, report, say)
+    known = {role: roles[role] for role in vectors.roles if role in roles}
+    if known:
+        _separations(lens, known, base, report, say)
+    report.heading("How large, and how alike")
+    report.figure(plots.norms(vectors, vectors.positions[-1]))
+    if len(vectors.roles) > 1:
+        report.figure(plots.cosines(vectors, layer, vectors.positions[-1]))
+    _reading(lens, vectors[vectors.roles[0]], layer, report, say)
+    report.provenance(lens.source)
+    return report.save(out).resolve()
+
+
+def demo(
     lens: Lens, out: str | Path, *, say: Say = print, benchmark: Benchmark | None = None
 ) -> Path:
-    """Extract, steer, sweep, confirm and read one role.
+    """Extract, steer, sweep, confirm and read one role, in about five minutes on `smollm2`.
 
     Args:
         lens: the model.
@@ -52,7 +92,7 @@ def run(
         f"What does the role '{ROLES[0]}' do in {lens.name}?",
         "Role vectors, steered text, a sweep with a held-out test, and a patchscope reading.",
     )
-    say(f"1/5 Role vectors of {', '.join(roles)} against {len(base)} base prompts (30 seconds)")
+    say(f"Role vectors of {', '.join(roles)} against {len(base)} base prompts (30 seconds)")
     vectors = role_vectors(lens, roles, base)
     say(f"    saved in {vectors.save(Path(out) / 'vectors.safetensors')}")
     _texts(lens, vectors, layer, report, say)
@@ -66,8 +106,9 @@ def run(
 
 
 def _texts(lens: Lens, vectors: RoleVectors, layer: int, report: Report, say: Say) -> None:
-    say(f"2/5 '{QUESTION}', unsteered and with each vector added at layer {layer} (10 seconds)")
-    directions = [vectors[role].at(layer) for role in vectors.roles]
+    say(f"Text: '{QUESTION}', unsteered and with each vector added at layer {layer} (10 seconds)")
+    position = vectors.positions[-1]
+    directions = [vectors[role].at(layer, position) for role in vectors.roles]
     hooks = add_rows([directions[0], *directions], [0.0] + [ALPHA] * len(directions))
     answers = lens.generate([QUESTION] * (1 + len(directions)), hooks=hooks, max_new_tokens=45)
     labels = ["unsteered", *(f"as {role}" for role in vectors.roles)]
@@ -89,12 +130,13 @@ def _separations(
     report: Report,
     say: Say,
 ) -> None:
-    say("3/5 Separation of held-out role prompts from base prompts, by layer (30 seconds)")
+    say("Separation of held-out role prompts from base prompts, by layer (30 seconds)")
     generic = activations(lens, base, positions=[-1])[:, :, 0]
-    results = [
-        separation(projections(activations(lens, own, positions=[-1])[:, :, 0], generic, role=role))
+    projected = [
+        projections(activations(lens, own, positions=[-1])[:, :, 0], generic, role=role)
         for role, own in roles.items()
     ]
+    results = [separation(own) for own in projected]
     for result in results:
         say(f"    {result.role}: AUROC {max(result.auroc):.2f} at layer {result.best_layer}")
     report.heading("Where the role can be seen")
@@ -104,6 +146,7 @@ def _separations(
         "nothing can be told apart there."
     )
     report.figure(plots.separation(results))
+    report.figure(plots.projections(projected[0]))
 
 
 def _effect(
@@ -112,7 +155,7 @@ def _effect(
     selection, test = benchmark.split()
     layers = sorted({round(depth * lens.n_layers) for depth in SWEEP_DEPTHS})
     say(
-        f"4/5 Sweep of {vectors.roles[0]} over layers {layers} on {len(selection)} questions, then "
+        f"Sweep of {vectors.roles[0]} over layers {layers} on {len(selection)} questions, then "
         f"the best cell on {len(test)} others (4 minutes)"
     )
     swept = sweep(
@@ -181,8 +224,8 @@ def _table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
 
 
 def _reading(lens: Lens, vectors: RoleVectors, layer: int, report: Report, say: Say) -> None:
-    say("5/5 Patchscope: the vector added at a question about nothing (10 seconds)")
-    reading = patchscope(lens, vectors.at(layer), alpha=ALPHA)
+    say("Patchscope: the vector added at a question about nothing (10 seconds)")
+    reading = patchscope(lens, vectors.at(layer, vectors.positions[-1]), alpha=ALPHA)
     pairs = [("unsteered", reading.baseline), ("steered", reading.text)]
     for label, text in pairs:
         say(f"    {label}: {' '.join(text.split())}")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import rolelens as rl
-from rolelens import demo
+from rolelens import runs
 from rolelens.evidence import Comparison
 from rolelens.sweep import Cell
 from test_scoring import QUESTIONS
@@ -20,10 +20,10 @@ def test_the_demo_leaves_vectors_and_a_report(llama: rl.Lens, tmp_path) -> None:
         for q in QUESTIONS
     ]
     bench = rl.load_benchmark([*twice, *different])
-    path = demo.run(llama, tmp_path, say=said.append, benchmark=bench)
+    path = runs.demo(llama, tmp_path, say=said.append, benchmark=bench)
     page = path.read_text()
     vectors = rl.RoleVectors.load(tmp_path / "vectors.safetensors")
-    assert vectors.roles == demo.ROLES
+    assert vectors.roles == runs.ROLES
     assert said[-1].endswith(str(path))
     for heading in ("Steered text", "Where the role can be seen", "Patchscope"):
         assert heading in page
@@ -60,6 +60,17 @@ def test_the_verdict_says_what_was_found(right: int, effect: Comparison, sentenc
         (1.0,),
         "all",
     )
-    verdict = demo._verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)
+    verdict = runs._verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)
     assert verdict.endswith(sentence)
     assert f"{right / 40:.1%} of 40 held-out questions" in verdict
+
+
+def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
+    every, base = rl.load_roles(), rl.load_base()
+    roles = {name: every[name] for name in ("lawyer", "nurse")}
+    vectors = rl.role_vectors(llama, roles, base)
+    path = runs.describe(llama, vectors, roles, base, tmp_path / "r.html", say=lambda line: None)
+    page = path.read_text()
+    assert page.count("Plotly.newPlot(") >= 4
+    for text in ("Steered text", "Where the role can be seen", "How large, and how alike"):
+        assert text in page

@@ -1,0 +1,43 @@
+"""How objects show themselves: one line in a terminal, a small card in Jupyter."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an object is, the facts one wants of it, and what to call next."""
+
+    title: str
+    facts: Mapping[str, str]
+    then: str
+
+
+class Shown(ABC):
+    """Gives ``repr`` and the HTML of Jupyter from one card."""
+
+    @abstractmethod
+    def card(self) -> Card:
+        """What is shown."""
+
+    def __repr__(self) -> str:
+        card = self.card()
+        facts = ", ".join(f"{name} {value}" for name, value in card.facts.items())
+        return f"{card.title}({facts})  # next: {card.then}"
+
+    def _repr_html_(self) -> str:
+        card = self.card()
+        cell = "padding:2px 14px 2px 0;text-align:left;vertical-align:top"
+        rows = "".join(
+            f'<tr><td style="{cell};opacity:.65">{escape(name)}</td>'
+            f'<td style="{cell}">{escape(value)}</td></tr>'
+            for name, value in card.facts.items()
+        )
+        return (
+            '<div style="border-left:3px solid #0072B2;padding:2px 12px;margin:4px 0">'
+            f"<b>{escape(card.title)}</b>"
+            f'<table style="margin:2px 0">{rows}</table>'
+            f'<span style="opacity:.65">next: <code>{escape(card.then)}</code></span></div>'
+        )
