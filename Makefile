@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check notebooks bench clean
 
 demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
@@ -16,6 +16,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: $(STAMP)
+	$(BIN)/ruff format --quiet notebooks
+	$(BIN)/python notebooks/build.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/extraction.py

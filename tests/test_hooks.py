@@ -129,16 +129,10 @@ def test_a_zero_direction_cannot_be_ablated(llama: rl.Lens) -> None:
         rl.ablate(zero, llama)
 
 
-def test_a_direction_of_another_model_is_refused(llama: rl.Lens, direction: rl.Direction) -> None:
+def test_a_direction_of_another_width_is_refused(llama: rl.Lens) -> None:
     narrow = rl.Direction(torch.ones(4), layer=1)
     with pytest.raises(rl.InputError, match="width 4 was used on a residual stream of width 32"):
         rl.activations(llama, tiny.PROMPTS, hooks=rl.add(narrow))
-    other = dataclasses.replace(direction.source, weights="00", model="other")
-    foreign = dataclasses.replace(direction, source=other)
-    with pytest.raises(rl.InputError, match=r"their models .other and tiny-\w+. differ"):
-        rl.ablate(foreign, llama)
-    with pytest.raises(rl.InputError, match=r"their models .other and tiny-\w+. differ"):
-        llama.generate(["Hi."], hooks=rl.add(foreign))
 
 
 def test_resid_norm_needs_a_measured_direction() -> None:
@@ -177,3 +171,37 @@ def test_selections_name_the_right_tokens() -> None:
     assert rows(step, "prompt") == rows(step, "post-instruction") == [[0], [0]]
     assert rows(step, [5]) == [[1], [1]]
     assert rows(step, [0]) == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"weights": "00", "model": "other"}, "their models .other and tiny-Llama. differ"),
+        ({"template": "00"}, "their chat templates .00 and"),
+        ({"centred": True}, "their writing weights .centred and raw. differ"),
+    ],
+)
+def test_a_vector_file_from_elsewhere_is_refused_wherever_it_is_used(
+    llama: rl.Lens, tmp_path, changed: dict, sentence: str
+) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
+    foreign = dataclasses.replace(vectors, source=dataclasses.replace(llama.source, **changed))
+    file = foreign.save(tmp_path / "v.safetensors")
+    content = file.read_bytes()
+    loaded = rl.RoleVectors.load(file)
+    d = loaded["a"].at(2)
+    before = llama.generate(tiny.PROMPTS[:1], max_new_tokens=5)
+    question = [rl.Question("q", "Who?", ("you", "me"), 0)]
+    for use in (
+        lambda: llama.generate(tiny.PROMPTS, hooks=rl.add(d)),
+        lambda: llama.generate(tiny.PROMPTS[:1], hooks=rl.add_rows([d], [1.0])),
+        lambda: rl.ablate(d, llama),
+        lambda: rl.sweep(llama, loaded, question),
+        lambda: rl.patchscope(llama, d),
+        lambda: loaded + vectors,
+        lambda: d + vectors["a"].at(2),
+    ):
+        with pytest.raises(rl.InputError, match=sentence):
+            use()
+    assert file.read_bytes() == content
+    assert llama.generate(tiny.PROMPTS[:1], max_new_tokens=5) == before

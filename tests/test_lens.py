@@ -189,6 +189,8 @@ def test_centred_weights_are_noticed() -> None:
 def test_an_unknown_model_is_one_sentence(name: str) -> None:
     with pytest.raises(rl.InputError, match=f"no model '{name}' could be loaded"):
         rl.load(name)
+    with pytest.raises(rl.InputError, match="no model 'smolm2' .*; did you mean 'smollm2'"):
+        rl.load("smolm2")
     with pytest.raises(rl.InputError, match="no file 'missing.gguf'"):
         rl.load("missing.gguf")
 

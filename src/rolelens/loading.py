@@ -1,5 +1,6 @@
 """Loading a model: embedded, from a hub, a folder, a GGUF file, or a TransformerLens model."""
 
+import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,12 +39,12 @@ def load(
     """
     if not isinstance(model, str | Path):
         return Lens(model)
-    from transformer_lens.model_bridge import TransformerBridge
-
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
     name, origin, where = str(model), str(model), str(model)
     with _hushed():
+        from transformer_lens.model_bridge import TransformerBridge
+
         if name in embedded.NAMES:
             where, origin = str(embedded.folder()), embedded.ORIGIN
         elif name.endswith(".gguf"):
@@ -62,9 +63,11 @@ def load(
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
+            near = difflib.get_close_matches(name, [*embedded.NAMES, *cached_models()], n=1)
+            offer = f"did you mean {near[0]!r}? Else name" if near else "name"
             raise InputError(
-                f"no model {name!r} could be loaded ({reason}); name a local folder, a .gguf file, "
-                "'smollm2' (embedded) or a hub id that this machine can reach."
+                f"no model {name!r} could be loaded ({reason}); {offer} a local folder, a .gguf "
+                "file, 'smollm2' (embedded) or a hub id that this machine can reach."
             ) from error
     return Lens(bridge, name=name, origin=origin)
 
@@ -95,16 +98,16 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Load without the progress bars and notices of the libraries below."""
-    from transformers.utils import logging
+    """Import and load without the progress bars and notices of the libraries below."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.utils import logging
 
-    bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        bars: Any = logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
+        try:
             yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
+        finally:
+            if shown:
+                bars.enable_progress_bar()

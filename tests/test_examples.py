@@ -1,0 +1,60 @@
+"""The examples and notebooks run, and the stored outputs are those of the stored code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+sys.path.insert(0, str(ROOT / "notebooks"))
+import build
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("steer_a_chat", ["unsteered: ", "as doctor: "]),
+        ("find_the_layer", ["layer 29  AUROC", "lawyer: surely above 0.9 first at layer"]),
+        ("read_a_vector", ["What does ♦ represent?", "mathematician: ", "random: "]),
+    ],
+)
+def test_an_example_runs(name: str, said: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for text in said:
+        assert text in out
+
+
+def test_every_example_is_tested() -> None:
+    files = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert files == {"steer_a_chat", "find_the_layer", "read_a_vector"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_outputs_are_current_and_visible_without_plotly(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata["rolelens_sources"] == build.sources(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert all(output.output_type != "error" for output in outputs)
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    drawn = [o.data for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
+    assert drawn
+    assert all("image/png" in data for data in drawn)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLOTLY_RENDERER", "json")
+    command = [
+        sys.executable,
+        "-c",
+        "import build, sys; build.execute(build.Path(sys.argv[1]), 'json')",
+    ]
+    subprocess.run([*command, str(path)], check=True, cwd=ROOT / "notebooks", capture_output=True)
