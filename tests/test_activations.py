@@ -90,8 +90,8 @@ def test_only_the_layers_needed_run(llama: rl.Lens) -> None:
     ("arguments", "sentence"),
     [
         ({"layers": [9]}, "no layer 9; there are: 0, 1, 2, 3."),
-        ({"positions": [0]}, "position 0 does not count from the end"),
-        ({"positions": [-99]}, "position -99 does not exist in a prompt of"),
+        ({"positions": [0]}, "they count from the end, from -1 down to -"),
+        ({"positions": [-99]}, "the length of the shortest prompt in tokens"),
         ({"layers": []}, "at least one layer"),
     ],
 )

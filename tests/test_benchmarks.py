@@ -99,6 +99,7 @@ def test_the_real_mmlu_is_read() -> None:
         (lambda: rl.load_benchmark("nothing"), "no benchmark 'nothing'"),
         (lambda: rl.load_benchmark([]), "at least one question"),
         (lambda: rl.Question("q", "?", ("a",), 0), "'q' has 1 options"),
+        (lambda: rl.Question("q", "?", ("a", " "), 0), "'q' has an empty text or option"),
         (lambda: rl.Question("q", "?", ("a", "b"), 2), "names option 2 as correct"),
         (lambda: rl.load_benchmark([rl.Question("q", "?", ("a", "b"), 1)] * 2), "share the id 'q'"),
         (lambda: MINI.domain("mathss"), "no domain 'mathss'; did you mean 'math'"),

@@ -77,6 +77,18 @@ def test_a_selection_holds_across_the_shared_prompt(llama: rl.Lens) -> None:
         torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_rows_steered_differently_share_no_prompt(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+    directions = [vectors.at(1), vectors.at(3)]
+    tokens = llama.tokenize(["Who sings?"] * 2, ["a bird"] * 2)
+    together = forward.answer_logprobs(
+        llama.model, tokens, hooks=rl.add_rows(directions, [2.0, 3.0])
+    )
+    for found, d, alpha in zip(together, directions, (2.0, 3.0), strict=True):
+        alone = forward.answer_logprobs(llama.model, tokens, hooks=rl.add(d, alpha))[0]
+        torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
 def test_nothing_is_published_outside_a_forward_pass(llama: rl.Lens) -> None:
     seen = []
     hook = ("blocks.0.hook_resid_pre", lambda x, hook: seen.append(forward.running.get()))

@@ -126,6 +126,16 @@ def test_generation_stops_at_the_context_length(llama: rl.Lens) -> None:
     assert len(ids) + len(steps) == llama.n_ctx
 
 
+def test_a_full_context_leaves_no_room_for_an_answer(llama: rl.Lens) -> None:
+    full = next(
+        text
+        for text in ("z " * n + "z" * m for n in range(120) for m in (0, 1))
+        if text and len(llama.chat.ids(text)) == llama.n_ctx
+    )
+    with pytest.raises(rl.InputError, match="fills the context of tiny-Llama"):
+        llama.generate([full])
+
+
 def test_positions_are_those_of_the_template(llama: rl.Lens) -> None:
     ids = oracles.chat_ids(tiny.tokenizer(), "anything?")
     text = tiny.tokenizer().decode(ids[llama.positions[0] :])

@@ -41,12 +41,6 @@ def activations(
     """
     layers, positions = _grid(lens, layers, positions)
     tokens = lens.tokenize(prompts)
-    shortest = min(map(len, tokens.ids))
-    if min(positions) < -shortest:
-        raise InputError(
-            f"position {min(positions)} does not exist in a prompt of {shortest} tokens; take a "
-            "position closer to the end."
-        )
     shape = (len(prompts), len(layers), len(positions), lens.d_model)
     if path is None:
         out = torch.empty(shape)
@@ -178,11 +172,6 @@ def _grid(
     for layer in layers:
         if layer not in range(lens.n_layers):
             raise unknown("layer", layer, range(lens.n_layers))
-    for position in positions:
-        if position >= 0:
-            raise InputError(
-                f"position {position} does not count from the end; -1 is the last token."
-            )
     if not layers or not positions:
         raise InputError("at least one layer and one position are needed.")
     return layers, positions

@@ -39,6 +39,8 @@ class Question:
             raise InputError(
                 f"question {self.id!r} has {len(self.options)} options; it needs 2 to 10."
             )
+        if not all(option.strip() for option in self.options) or not self.text.strip():
+            raise InputError(f"question {self.id!r} has an empty text or option; fill it in.")
         if not 0 <= self.answer < len(self.options):
             raise InputError(
                 f"question {self.id!r} names option {self.answer} as correct; it has options 0 to "

@@ -209,6 +209,11 @@ class Lens(Shown):
         stop = torch.tensor(sorted(self._stop_ids()))
         ended = torch.zeros(len(batch.rows), dtype=torch.bool)
         room = min(max_new_tokens, self.n_ctx - batch.ids.shape[1])
+        if room < 1:
+            raise InputError(
+                f"a prompt of {batch.ids.shape[1]} tokens fills the context of {self.name}, which "
+                "leaves no room for an answer; shorten it."
+            )
         for step in forward.decode(
             self.model, batch, pick, max_new_tokens=room, hooks=hooks, cache=cache
         ):

@@ -16,7 +16,7 @@ from rolelens.vectors import RoleVectors
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
-WIDTH = 900
+WIDTH = 800
 
 
 def projections(projected: Projections, layers: Sequence[int] | None = None) -> go.Figure:

@@ -69,6 +69,12 @@ def residual_stream(
     Yields:
         The rows (indices into ``tokens``) and their residual stream.
     """
+    shortest = min(tokens.prompt_lengths)
+    if not all(-shortest <= position < 0 for position in positions):
+        raise InputError(
+            f"positions are {list(positions)}; they count from the end, from -1 down to "
+            f"-{shortest}, the length of the shortest prompt in tokens."
+        )
     offsets = torch.tensor(positions)
     for batch in batches(tokens, budget):
         read: dict[int, Tensor] = {}
@@ -129,7 +135,10 @@ def answer_logprobs(
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in batches(tokens, budget, same_prompt_length=True):
         length = int(batch.prompt_lengths[0])
-        prompts, prompt_of = torch.unique(batch.ids[:, :length], dim=0, return_inverse=True)
+        starts = batch.ids[:, :length]
+        if callable(hooks):  # rows that are steered differently share nothing
+            starts = torch.cat([starts, batch.rows[:, None]], dim=1)
+        prompts, prompt_of = torch.unique(starts, dim=0, return_inverse=True)
         first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
         cache = models.new_cache(model, len(prompts))
         last = torch.full((len(prompts), 1), length - 1)
