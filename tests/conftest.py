@@ -46,15 +46,19 @@ if HAS_HOOKED:
 
 def tiny_lens(architecture: str) -> rl.Lens:
     """A lens on a bridge around a fresh copy of a tiny random model."""
+    return rl.Lens(tiny_bridge(architecture))
+
+
+def tiny_bridge(architecture: str) -> Any:
+    """A bridge around a fresh copy of a tiny random model."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    bridge = TransformerBridge.boot_transformers(
+    return TransformerBridge.boot_transformers(
         f"tiny-{architecture}",
         hf_model=tiny.hf_model(architecture),
         tokenizer=tiny.tokenizer(),
         device="cpu",
     )
-    return rl.Lens(bridge)
 
 
 def hooked_transformer(architecture: str, **processing: bool) -> Any:

@@ -49,7 +49,7 @@ def test_resid_norm_is_that_of_the_base_prompts(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
     expected = rl.activations(llama, tiny.OTHERS).norm(dim=-1).mean(dim=0)
     torch.testing.assert_close(vectors.resid_norm, expected)
-    assert vectors["a"].at(2).resid_norm == pytest.approx(float(expected[2].mean()))
+    assert vectors["a"].at(2).resid_norm == pytest.approx(float(expected[2, -1]))
 
 
 def test_layers_and_positions_keep_their_order(llama: rl.Lens) -> None:
@@ -63,6 +63,13 @@ def test_memory_mapped_activations_are_the_same(llama: rl.Lens, tmp_path) -> Non
     mapped = rl.activations(llama, tiny.PROMPTS, path=path)
     assert torch.equal(mapped, rl.activations(llama, tiny.PROMPTS))
     assert path.stat().st_size == mapped.numel() * 4
+    content = path.read_bytes()
+    with pytest.raises(rl.InputError, match="exists already"):
+        rl.activations(llama, tiny.PROMPTS, path=path)
+    assert path.read_bytes() == content
+    with pytest.raises(rl.InputError, match="positions are"):
+        rl.activations(llama, tiny.PROMPTS, positions=[-99], path=tmp_path / "other.bin")
+    assert not (tmp_path / "other.bin").exists()
 
 
 def test_steered_activations_see_the_steering(llama: rl.Lens) -> None:
@@ -111,6 +118,10 @@ def test_a_mean_needs_two_prompts(llama: rl.Lens, prompts: list[str]) -> None:
 def test_a_role_called_base_is_refused(llama: rl.Lens) -> None:
     with pytest.raises(rl.InputError, match="cannot be called 'base'"):
         rl.role_vectors(llama, {"base": tiny.PROMPTS}, base=tiny.OTHERS)
+    with pytest.raises(rl.InputError, match="cannot be called 'base'"):
+        rl.system_vectors(llama, ["base", "cook"], tiny.PROMPTS)
+    with pytest.raises(rl.InputError, match="name each once"):
+        rl.system_vectors(llama, ["cook", "cook"], tiny.PROMPTS)
 
 
 def test_infinite_activations_name_their_layer(llama: rl.Lens) -> None:

@@ -65,7 +65,19 @@ def test_twins_are_never_parted(content: list[tuple[int, int]]) -> None:
     except rl.InputError:  # all questions hang together
         return
     assert {q.text for q in first}.isdisjoint(q.text for q in second)
-    assert {q.options for q in first}.isdisjoint(q.options for q in second)
+    shared = {q.options for q in first} & {q.options for q in second}
+    assert all(sum(q.options == options for q in questions) > 8 for options in shared)
+
+
+def test_a_common_format_ties_nothing() -> None:
+    questions = [rl.Question(str(n), f"Is {n} even?", ("yes", "no"), n % 2) for n in range(40)]
+    first, second = rl.load_benchmark(questions).split()
+    assert len(first) == len(second) == 20
+    twins = [
+        rl.Question(f"{n}{d}", f"Is {n} odd?", ("yes", "no"), 0, d) for n in range(20) for d in "ab"
+    ]
+    first, second = rl.load_benchmark(twins).split()
+    assert {q.text for q in first}.isdisjoint(q.text for q in second)
 
 
 def test_mmlu_folders_are_read(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
             "method is 'guess'; it has to be one of letter",
         ),
         (["evaluate", "mini", "--domain", "maths"], "no domain 'maths'; did you mean 'math'"),
+        (["evaluate", "mini", "--role", "nurse"], "--role, --layer and --ablate need --vectors"),
         (["extract", "v", "--layers", "a,b"], "--layers is 'a,b'; it has to be numbers"),
         (["report", "none"], "no file 'none' with role vectors"),
         (["demo", "--model", "no/such/model"], "no model 'no/such/model' could be loaded"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import oracles
 import rolelens as rl
 import tiny
-from conftest import Variant
+from conftest import Variant, tiny_bridge
 from rolelens import forward
 from rolelens.forward import Tokens
 
@@ -99,9 +99,8 @@ def test_nothing_is_published_outside_a_forward_pass(llama: rl.Lens) -> None:
 
 
 def test_an_unembedding_that_is_not_understood_is_refused() -> None:
-    from conftest import tiny_lens
-
-    lens = tiny_lens("Gemma2")
-    lens.model.cfg.output_logits_soft_cap = 0.5
+    bridge = tiny_bridge("Gemma2")
+    bridge.cfg.output_logits_soft_cap = 0.5
+    lens = rl.Lens(bridge)
     with pytest.raises(rl.InputError, match="unembedding of 'tiny-Gemma2' is not a final norm"):
         forward.next_token_logits(lens.model, lens.tokenize(["Hi."]), vocab=[1])

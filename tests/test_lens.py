@@ -188,6 +188,28 @@ def test_a_bridge_is_taken_as_it_is() -> None:
     assert rl.load(model).model is model
 
 
+def test_a_selection_works_at_once_in_a_steered_context() -> None:
+    lens = tiny_lens("Llama")
+    hooks = rl.add(rl.Direction(torch.ones(32), layer=1), tokens="post-instruction")
+    question = [rl.Question("q", "Who?", ("you", "me"), 0)]
+    with lens.steered(hooks):
+        inside = rl.evaluate(lens, question)
+    assert torch.equal(inside.logprobs, rl.evaluate(lens, question, hooks).logprobs)
+
+
+def test_bad_devices_and_files_are_one_sentence(tmp_path) -> None:
+    with pytest.raises(rl.InputError, match="device is 'gpu'"):
+        rl.load("smollm2", device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(rl.InputError, match="there is no GPU here"):
+            rl.load("smollm2", device="cuda")
+    (tmp_path / "x.gguf").write_bytes(b"not a model")
+    with pytest.raises(rl.InputError, match="could be loaded"):
+        rl.load(tmp_path / "x.gguf")
+    with pytest.raises(rl.InputError, match="move or cast a TransformerLens model"):
+        rl.load(tiny_lens("Llama").model, dtype=torch.bfloat16)
+
+
 def test_centred_weights_are_noticed() -> None:
     model = tiny_lens("GPT2").model
     assert not rl.Lens(model).source.centred

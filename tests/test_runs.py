@@ -74,3 +74,6 @@ def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
     assert page.count("Plotly.newPlot(") >= 4
     for text in ("Steered text", "Where the role can be seen", "How large, and how alike"):
         assert text in page
+    system = rl.system_vectors(llama, ["nurse"], base)
+    page = runs.describe(llama, system, roles, base, tmp_path / "s.html", say=lambda line: None)
+    assert "No separation is shown" in page.read_text()

@@ -78,6 +78,48 @@ def test_unusable_input_is_refused(llama: rl.Lens, unchecked) -> None:
         rl.evaluate(llama, QUESTIONS, hooks=nan)
 
 
+def test_bfloat16_scores_are_near_and_not_tied(tmp_path) -> None:
+    tiny.hf_model("Phi").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    full, half = (rl.load(tmp_path, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert full.source.weights == half.source.weights
+    assert full.source.weights == rl.load(tmp_path, dtype=torch.float16).source.weights
+    found, expected = (rl.evaluate(lens, QUESTIONS, method="cloze") for lens in (half, full))
+    scale = expected.logprobs[torch.isfinite(expected.logprobs)].abs().mean()
+    finite = torch.isfinite(expected.logprobs)
+    assert (found.logprobs - expected.logprobs)[finite].abs().mean() < 0.1 * scale
+    letters = rl.evaluate(half, QUESTIONS).logprobs[0]
+    assert len(set(letters.tolist())) == 4
+
+
+def test_rows_of_cloze_are_questions(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+    directions, alphas = [vectors.at(1), vectors.at(2), vectors.at(3)], [1.0, -2.0, 3.0]
+    for method in ("letter", "cloze"):
+        hooks = rl.add_rows(directions, alphas)
+        together = rl.evaluate(llama, QUESTIONS, hooks, method)
+        for n, (d, alpha) in enumerate(zip(directions, alphas, strict=True)):
+            alone = rl.evaluate(llama, QUESTIONS[n : n + 1], rl.add(d, alpha), method).logprobs[0]
+            found = together.logprobs[n, : len(alone)]
+            torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+    with pytest.raises(rl.InputError, match="prompt 2 has no direction; there are 2"):
+        rl.evaluate(llama, QUESTIONS, rl.add_rows(directions[:2], alphas[:2]))
+
+
+def test_hooks_that_scoring_would_not_reach_are_refused(llama: rl.Lens) -> None:
+    for name in ("unembed.hook_in", "ln_final.hook_normalized"):
+        with pytest.raises(rl.InputError, match="behind the last block"):
+            rl.evaluate(llama, QUESTIONS, [(name, lambda x, hook: x)])
+    far = rl.Direction(torch.ones(32), layer=99)
+    with pytest.raises(rl.InputError, match="no hook 'blocks.99.hook_resid_pre'; it has 4 layers"):
+        rl.evaluate(llama, QUESTIONS, rl.add(far))
+
+
+def test_a_benchmark_may_be_named(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="no benchmark 'nothing'"):
+        rl.evaluate(llama, "nothing")
+
+
 @pytest.mark.model
 def test_mini_on_the_embedded_model(smollm2: rl.Lens) -> None:
     """Options alone, without their questions, score within the binomial interval of chance."""

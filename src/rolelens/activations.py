@@ -42,8 +42,11 @@ def activations(
     layers, positions = _grid(lens, layers, positions)
     tokens = lens.tokenize(prompts)
     shape = (len(prompts), len(layers), len(positions), lens.d_model)
+    forward.check_positions(tokens, positions)
     if path is None:
         out = torch.empty(shape)
+    elif Path(path).exists() or not Path(path).parent.is_dir():
+        raise InputError(f"{path} exists already or has no folder; name a new file.")
     else:
         size = torch.Size(shape).numel()
         out = torch.from_file(str(path), shared=True, size=size).reshape(shape)
@@ -77,10 +80,9 @@ def role_vectors(
         InputError: an empty or single-prompt set, an unknown layer or position, or activations
             that are not finite.
     """
-    if not roles:
-        raise InputError("there are no roles; pass at least one, as from rl.load_roles().")
-    if "base" in roles:
-        raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
+    if not isinstance(roles, Mapping) or not roles:
+        raise InputError("roles has to be a dict of at least one role, as from rl.load_roles().")
+    _named(list(roles))
     sets = {"base": _several("base", base)}
     sets |= {name: _several(name, prompts) for name, prompts in roles.items()}
     tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
@@ -100,8 +102,9 @@ def system_vectors(
 ) -> RoleVectors:
     """Difference-in-means between the same prompts with and without a role as system prompt.
 
-    The prompts differ in nothing else. Where the chat template refuses system prompts, the role is
-    put before the prompt.
+    "Without" keeps the template's default: some templates, SmolLM2's and Qwen's among them, put a
+    system prompt of their own where none is given, which the role then replaces. Where the chat
+    template refuses system prompts, the role is put before the prompt.
 
     Args:
         lens: the model.
@@ -118,14 +121,22 @@ def system_vectors(
         raise InputError(f"roles is {roles!r}; pass a list of at least one name.")
     if "{role}" not in system:
         raise InputError(f"system is {system!r}; it has to contain '{{role}}'.")
+    _named(roles)
     prompts = _several("base", prompts)
     tokens = {"base": lens.tokenize(prompts)}
     for role in roles:
         tokens[role] = lens.tokenize(prompts, system=system.replace("{role}", role))
     found = _contrast(lens, tokens, layers, positions)
     counted = dict.fromkeys(tokens, (len(prompts), digest(prompts)))
-    contrast = f"prompts with the system prompt {system!r} - the same prompts without"
+    contrast = f"prompts with the system prompt {system!r} - the same with the template's default"
     return dataclasses.replace(found, prompts=counted, contrast=contrast)
+
+
+def _named(roles: Sequence[str]) -> None:
+    if "base" in roles:
+        raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
+    if len(set(roles)) < len(roles):
+        raise InputError(f"the roles are {list(roles)}; name each once.")
 
 
 def _several(name: str, prompts: Sequence[str]) -> Sequence[str]:

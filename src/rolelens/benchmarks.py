@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -41,6 +42,11 @@ class Question:
             )
         if not all(option.strip() for option in self.options) or not self.text.strip():
             raise InputError(f"question {self.id!r} has an empty text or option; fill it in.")
+        if not isinstance(self.answer, int):
+            raise InputError(
+                f"question {self.id!r} names {self.answer!r} as correct; give the option's index, "
+                "counted from 0."
+            )
         if not 0 <= self.answer < len(self.options):
             raise InputError(
                 f"question {self.id!r} names option {self.answer} as correct; it has options 0 to "
@@ -86,7 +92,8 @@ class Benchmark(Sequence[Question]):
     def split(self, share: float = 0.5, seed: int = 0) -> tuple["Benchmark", "Benchmark"]:
         """Cut into a selection part and a test part, the same share of every domain.
 
-        Questions with the same text or the same set of options stay on one side.
+        Questions with the same text, or with a set of options that at most eight questions share,
+        stay on one side.
 
         Args:
             share: of the questions that goes into the first part.
@@ -95,16 +102,16 @@ class Benchmark(Sequence[Question]):
         if not 0 < share < 1:
             raise InputError(f"share is {share}; it has to be between 0 and 1.")
         rng = np.random.default_rng(seed)
+        groups = _twins(self.questions)
         first: set[str] = set()
         for name in self.domains:
-            groups = _twins([q for q in self.questions if q.domain == name])
-            wanted = round(share * sum(map(len, groups)))
+            own = [group for group in groups if group[0].domain == name]
+            wanted = round(share * sum(map(len, own)))
             taken = 0
-            for index in rng.permutation(len(groups)):
-                group = groups[index]
-                if taken + len(group) <= wanted:
-                    first |= {question.id for question in group}
-                    taken += len(group)
+            for index in rng.permutation(len(own)):
+                if taken + len(own[index]) <= wanted:
+                    first |= {question.id for question in own[index]}
+                    taken += len(own[index])
         halves = (
             tuple(q for q in self.questions if q.id in first),
             tuple(q for q in self.questions if q.id not in first),
@@ -162,9 +169,11 @@ def load_benchmark(source: str | Path | Sequence[Question], split: str = "test")
 
 def _mmlu(path: Path) -> Iterator[Question]:
     subject = path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
         reader = csv.reader(file)
         for n, row in enumerate(reader):
+            if "\ufffd" in "".join(row):
+                raise InputError(f"{path}, line {reader.line_num} is not UTF-8; convert the file.")
             if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
                 raise InputError(
                     f"{path}, line {reader.line_num}: expected question, four options and a letter "
@@ -184,13 +193,25 @@ def _checked(benchmark: Benchmark) -> Benchmark:
     return benchmark
 
 
-def _twins(questions: list[Question]) -> list[list[Question]]:
-    """Group questions that share their text or their set of options (transitively)."""
-    groups: list[tuple[set[object], list[Question]]] = []
-    for question in questions:
-        keys: set[object] = {question.text, frozenset(question.options)}
-        joined = [group for group in groups if group[0] & keys]
-        groups = [group for group in groups if not group[0] & keys]
-        merged = [q for _, own in joined for q in own] + [question]
-        groups.append((keys.union(*(own for own, _ in joined)), merged))
-    return [own for _, own in groups]
+def _twins(questions: Sequence[Question]) -> list[list[Question]]:
+    """Group questions that share their text or their set of options (transitively).
+
+    A set of options that many questions share (true or false, say) is a format and ties nothing.
+    """
+    shared = Counter(frozenset(question.options) for question in questions)
+    leader: dict[object, int] = {}
+    parent = list(range(len(questions)))
+
+    def root(n: int) -> int:
+        while parent[n] != n:
+            n = parent[n]
+        return n
+
+    for n, question in enumerate(questions):
+        options = frozenset(question.options)
+        for key in (question.text, options if shared[options] <= 8 else ("alone", n)):
+            parent[root(n)] = root(leader.setdefault(key, n))
+    groups: dict[int, list[Question]] = {}
+    for n, question in enumerate(questions):
+        groups.setdefault(root(n), []).append(question)
+    return list(groups.values())

@@ -164,11 +164,13 @@ def evaluate(
         bench = bench.domain(*domain) if domain else bench
         lens = loading.load(model)
         hooks = []
+        if vectors is None and (role is not None or layer is not None or remove):
+            raise InputError("--role, --layer and --ablate need --vectors: name a file of vectors.")
         if vectors is not None:
             held = RoleVectors.load(vectors)
-            if layer is None:
-                raise InputError("--vectors needs --layer: name the layer to steer at.")
-            direction = held[role or held.roles[0]].at(layer, position)
+            if layer is None or role is None:
+                raise InputError("--vectors needs --role and --layer: name what to steer with.")
+            direction = held.direction(role, layer, position)
             hooks = ablate(direction, lens) if remove else add(direction, alpha)
         scores = scoring.evaluate(lens, bench, hooks, scoring.checked_method(method))
         table = scores.table().reset_index()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def add(
         direction: what is added.
         alpha: strength. With ``unit="raw"`` a factor on the raw direction; with
             ``unit="resid_norm"`` the norm of what is added, as a share of the mean norm of the
-            residual stream of base prompts at that layer.
+            residual stream of base prompts at that layer and position.
         unit: see ``alpha``.
         tokens: which tokens; anything but ``"all"`` works inside calls of a Lens only, which know
             where each token stands.
@@ -54,6 +55,11 @@ def add(
     Raises:
         InputError: ``alpha`` is not a finite number, or the direction has no ``resid_norm``.
     """
+    if not isinstance(direction, Direction):
+        raise InputError(
+            f"a {type(direction).__name__} cannot be added; take one direction of it, as in "
+            "vectors['lawyer'].at(layer=12, position=-1)."
+        )
     deltas = delta(direction, alpha, unit)[None]
     return [(_hook_name(direction), _adder(deltas, tokens, direction.source))]
 
@@ -71,6 +77,8 @@ def add_rows(
     Returns:
         What the ``hooks=`` of a Lens takes: from the rows of a batch, their hook list.
     """
+    if not directions:
+        raise InputError("there are no directions; pass one for each prompt.")
     if len(directions) != len(alphas):
         raise InputError(f"{len(directions)} directions and {len(alphas)} alphas do not pair up.")
     for direction in directions:
@@ -79,6 +87,11 @@ def add_rows(
 
     def for_rows(rows: Int[Tensor, "row"]) -> list[Hook]:
         chosen = rows.tolist()
+        if max(chosen) >= len(directions):
+            raise InputError(
+                f"prompt {max(chosen)} has no direction; there are {len(directions)}, and every "
+                "prompt needs one."
+            )
         hooks = []
         for name in sorted({_hook_name(directions[i]) for i in chosen}):
             here = [
@@ -110,9 +123,14 @@ def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") 
     unit = direction.unit
 
     def remove(x: Tensor, hook: Any) -> Tensor:
+        now = running.get()
+        check_sources(direction.source, now.source if now else None)
         _check_width(x, unit)
         d = unit.to(x)
-        return _where(x, x - (x @ d)[..., None] * d, tokens)
+        along = einsum(x, d, "row position d_model, d_model -> row position")
+        return _where(
+            x, x - einsum(along, d, "row position, d_model -> row position d_model"), tokens
+        )
 
     sites = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
     return [(f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in sites]

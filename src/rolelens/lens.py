@@ -36,6 +36,7 @@ class Lens(Shown):
         self.model = model
         self.name = name or str(model.cfg.model_name)
         self.chat = ChatFormat(model.tokenizer, self.name)
+        forward.probe(model)
         self.positions = tuple(range(-self.chat.n_post, 0))
         self.source = Source(
             model=self.name,
@@ -142,7 +143,7 @@ class Lens(Shown):
             max_new_tokens: length of an answer at most, in tokens.
             temperature: 0 is greedy.
             top_p: nucleus, for temperatures above 0.
-            seed: of the sampling; an answer does not depend on the other prompts.
+            seed: of the sampling; an answer depends on its place in the list, not on the others.
             system: a system prompt for all of them.
             cache: keep keys and values between tokens; the text is the same without, and slower.
 
@@ -247,6 +248,7 @@ def _picker(
             f"temperature is {temperature} and top_p is {top_p}; temperature has to be 0 (greedy) "
             "or above, and top_p above 0 and at most 1."
         )
+    temperature = float(temperature)
     if temperature == 0:
         return lambda logits, ids: logits.argmax(dim=-1)
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper

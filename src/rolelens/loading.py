@@ -38,31 +38,35 @@ def load(
         InputError: there is no such model, or it cannot be reached.
     """
     if not isinstance(model, str | Path):
+        if device is not None or dtype is not None or revision is not None:
+            raise InputError(
+                "device, dtype and revision are for models that are loaded here; move or cast a "
+                "TransformerLens model before passing it."
+            )
         return Lens(model)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
-    name, origin, where = str(model), str(model), str(model)
+    name, path = str(model), Path(model).expanduser()
+    if name.endswith(".gguf") and not path.is_file():
+        raise InputError(f"no file {name!r}; check the path.")
     with _hushed():
         from transformer_lens.model_bridge import TransformerBridge
 
-        if name in embedded.NAMES:
-            where, origin = str(embedded.folder()), embedded.ORIGIN
-        elif name.endswith(".gguf"):
-            path = Path(model).expanduser()
-            if not path.is_file():
-                raise InputError(f"no file {name!r}; check the path.")
-            hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
-            kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
-            origin = f"{path.name}, dequantised"
-        elif not Path(name).expanduser().is_dir():
-            kwargs |= {"revision": revision}
-            origin = f"{name}@{revision or 'main'}"
+        where = str(embedded.folder()) if name in embedded.NAMES else str(path)
+        origin = embedded.ORIGIN if name in embedded.NAMES else name
         try:
+            if name.endswith(".gguf"):
+                hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
+                kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
+                origin = f"{path.name}, dequantised"
+            elif not Path(where).is_dir():
+                where, kwargs["revision"] = name, revision
+                origin = f"{name}@{revision or 'main'}"
             bridge = TransformerBridge.boot_transformers(
                 where, trust_remote_code=trust_remote_code, **kwargs
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             near = difflib.get_close_matches(name, [*embedded.NAMES, *cached_models()], n=1)
             offer = f"did you mean {near[0]!r}? Else name" if near else "name"
             raise InputError(
@@ -70,6 +74,18 @@ def load(
                 "file, 'smollm2' (embedded) or a hub id that this machine can reach."
             ) from error
     return Lens(bridge, name=name, origin=origin)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(
+            f"device is {device!r}; it has to be one such as 'cpu' or 'cuda'."
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {str(device)!r}, and there is no GPU here; use 'cpu'.")
+    return chosen
 
 
 def cached_models() -> dict[str, str]:
@@ -91,8 +107,8 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype != "auto":
         raise InputError(f"dtype is {dtype!r}; pass a torch dtype, 'auto' or nothing.")
-    native = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-    native = native and (device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    cpu: Any = torch.cpu
+    native = device.type != "cpu" or cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
 

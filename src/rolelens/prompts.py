@@ -119,7 +119,7 @@ def _rows(source: str | Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"no file {str(source)!r}; check the path, or name a hub id 'owner/set'.")
     else:
         found = _hub(str(source))
-    for where, row in found:
+    for where, row in _readable(found, source):
         row = {"prompt": row} if isinstance(row, str) else row
         prompt = row.get("prompt") if isinstance(row, Mapping) else None
         if not isinstance(prompt, str) or not prompt.strip():
@@ -127,10 +127,17 @@ def _rows(source: str | Path) -> Iterator[dict[str, Any]]:
         yield {**row, "where": where}
 
 
+def _readable(found: Iterator[tuple[str, Any]], source: str | Path) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from found
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not UTF-8 ({error.reason}); convert the file.") from error
+
+
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error}).") from error
     shared = {}
     if isinstance(content, Mapping):

@@ -13,7 +13,7 @@ from rolelens.evidence import Comparison
 from rolelens.hooks import add, add_rows
 from rolelens.lens import Lens
 from rolelens.patchscope import patchscope
-from rolelens.prompts import load_base, load_roles
+from rolelens.prompts import digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Scores, evaluate
 from rolelens.stats import projections, separation
@@ -45,7 +45,7 @@ def describe(
     Args:
         lens: the model they were measured on.
         vectors: the role vectors.
-        roles: role prompts, for separation; roles that are missing here are left out of it.
+        roles: role prompts, for separation; shown for those that the vectors were measured with.
         base: base prompts.
         out: the HTML file.
         layer: where text is steered and roles are compared; at 55 % of the depth by default.
@@ -58,9 +58,20 @@ def describe(
     layer = round(DEPTH * lens.n_layers) if layer is None else layer
     report = Report(f"Role vectors in {lens.name}", f"{vectors.contrast}, by layer and position.")
     _texts(lens, vectors, layer, report, say)
-    known = {role: roles[role] for role in vectors.roles if role in roles}
+    same_base = vectors.prompts.get("base") == (len(base), digest(base))
+    known = {
+        role: roles[role]
+        for role in vectors.roles
+        if same_base
+        and vectors.prompts[role] == (len(roles.get(role, ())), digest(roles.get(role, ())))
+    }
     if known:
         _separations(lens, known, base, report, say)
+    else:
+        report.text(
+            "No separation is shown: the prompts at hand are not those that the vectors were "
+            "measured with."
+        )
     report.heading("How large, and how alike")
     report.figure(plots.norms(vectors, vectors.positions[-1]))
     if len(vectors.roles) > 1:
@@ -142,8 +153,8 @@ def _separations(
     report.heading("Where the role can be seen")
     report.text(
         "Each prompt is projected on a difference-in-means that was fitted without it, at the last "
-        "post-instruction position. Entering layer 0 that token is the same in every prompt, so "
-        "nothing can be told apart there."
+        "post-instruction position. Where that token enters layer 0 the same in every prompt, "
+        "nothing can be told apart there, and the AUROC is exactly 0.5."
     )
     report.figure(plots.separation(results))
     report.figure(plots.projections(projected[0]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
 import pandas as pd
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rolelens import forward, stats
-from rolelens.benchmarks import LETTERS, Benchmark, Question
+from rolelens.benchmarks import LETTERS, Benchmark, Question, load_benchmark
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.forward import Hooks, Tokens
@@ -120,7 +121,7 @@ class Prepared:
 
 def evaluate(
     lens: Lens,
-    benchmark: Benchmark | Sequence[Question],
+    benchmark: str | Path | Benchmark | Sequence[Question],
     hooks: Hooks = (),
     method: Method = "letter",
     *,
@@ -130,8 +131,8 @@ def evaluate(
 
     Args:
         lens: the model.
-        benchmark: the questions.
-        hooks: steering.
+        benchmark: the questions, or what :func:`rolelens.load_benchmark` takes.
+        hooks: steering; row-wise hooks have one direction a question.
         method: ``letter`` shows the options and reads their letters at the last position, as the
             paper does; ``cloze`` shows the question alone and reads the options' texts;
             ``cloze_norm`` divides that by the option's tokens. Small models are at chance in
@@ -143,12 +144,14 @@ def evaluate(
 
 def prepare(
     lens: Lens,
-    benchmark: Benchmark | Sequence[Question],
+    benchmark: str | Path | Benchmark | Sequence[Question],
     method: Method,
     *,
     system: str | None = None,
 ) -> Prepared:
     """Tokenise a benchmark once, to score it many times."""
+    if isinstance(benchmark, str | Path):
+        benchmark = load_benchmark(benchmark)
     questions = tuple(benchmark)
     if not questions:
         raise InputError("a benchmark needs at least one question.")
@@ -182,7 +185,9 @@ def score(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Scores:
         )
         logprobs = logits.masked_fill(missing, -torch.inf).log_softmax(dim=-1)
     else:
-        parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=hooks)
+        owner = torch.tensor([n for n, q in enumerate(questions) for _ in q.options])
+        mine = (lambda rows: hooks(owner[rows])) if callable(hooks) else hooks
+        parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=mine)
         mean = prepared.method == "cloze_norm"
         sums = [float(part.double().mean() if mean else part.double().sum()) for part in parts]
         logprobs = torch.full((len(questions), most), -torch.inf)

@@ -158,7 +158,8 @@ def paired_bootstrap(
     """Percentile interval of a mean difference, resampling questions."""
     values = np.asarray(differences, dtype=float)
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    n = len(values)
+    means = [values[rng.integers(n, size=n)].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -101,7 +102,7 @@ class Sweep(Shown):
                     "margin": scores.margin,
                     "accuracy_gain": scores.accuracy - self.baseline.accuracy,
                     "margin_gain": scores.margin - self.baseline.margin,
-                    "null": self.vectors[role].at(layer, position).norm == 0,
+                    "null": self.vectors.direction(role, layer, position).norm == 0,
                 }
             )
         return pd.DataFrame(rows)
@@ -118,7 +119,7 @@ class Sweep(Shown):
         if live.empty:
             raise InputError(f"every cell of {role!r} is null: its directions are zero.")
         ranked = live.sort_values([by, "margin"], ascending=False, kind="stable").iloc[0]
-        direction = self.vectors[role].at(int(ranked["layer"]), int(ranked["position"]))
+        direction = self.vectors.direction(role, int(ranked["layer"]), int(ranked["position"]))
         return Cell(direction, float(ranked["alpha"]))
 
     def card(self) -> Card:
@@ -139,7 +140,7 @@ class Sweep(Shown):
 def sweep(
     lens: Lens,
     vectors: RoleVectors,
-    benchmark: Benchmark | Sequence[Question],
+    benchmark: str | Path | Benchmark | Sequence[Question],
     *,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
@@ -168,7 +169,7 @@ def sweep(
         if len(set(chosen)) != len(chosen) or not chosen:
             raise InputError(f"the {kind}s are {list(chosen)}; name each once, and at least one.")
     grid = [
-        (vectors[role].at(layer, position), alpha)
+        (vectors.direction(role, layer, position), alpha)
         for role in vectors.roles
         for layer in layers
         for position in positions

@@ -23,6 +23,7 @@ class HookedModel(Protocol):
     embed: Any
     ln_final: Any
     unembed: Any
+    hook_dict: Any
 
     def hooks(self, fwd_hooks: list[Hook] = ...) -> AbstractContextManager[Any]:
         """Install forward hooks for the duration of a context."""
@@ -86,14 +87,15 @@ def unembed(
 ) -> Float[Tensor, "n token"]:
     """Final norm and unembedding of single residual vectors, for some tokens or for all.
 
-    Right for models that end in a norm, a matrix and a soft cap.
+    Right for models that end in a norm, a matrix and a soft cap. The product is taken in float32:
+    logits rounded to bfloat16 would tie.
     """
     with torch.no_grad():
         normed = model.ln_final(final[None])[0]
         weight, bias = model.unembed.W_U, model.unembed.b_U
         if vocab is not None:
             weight, bias = weight[:, vocab], bias[vocab]
-        logits: Tensor = normed @ weight + bias
+        logits: Tensor = normed.float() @ weight.float() + bias.float()
         cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
@@ -112,9 +114,9 @@ def is_centred(model: HookedModel) -> bool:
 
 
 def fingerprint(model: HookedModel) -> str:
-    """Hash of the embedding; bfloat16 is coarse enough to be the same for every dtype."""
-    some = model.embed.W_E[:4096].detach().to("cpu", torch.bfloat16).view(torch.int16)
-    return hashlib.sha256(some.contiguous().numpy().tobytes()).hexdigest()[:16]
+    """Hash of the signs of the embedding, which are the same in every dtype."""
+    signs = torch.signbit(model.embed.W_E[:4096].detach()).cpu()
+    return hashlib.sha256(signs.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _is_bridge(model: HookedModel) -> bool:

@@ -45,6 +45,16 @@ class _Stop(Exception):  # noqa: N818
     """Ends a forward pass once everything that is needed was read."""
 
 
+def check_positions(tokens: Tokens, positions: Sequence[int]) -> None:
+    """Refuse positions that are not in every prompt."""
+    shortest = min(tokens.prompt_lengths)
+    if not all(-shortest <= position < 0 for position in positions):
+        raise InputError(
+            f"positions are {list(positions)}; they count from the end, from -1 down to "
+            f"-{shortest}, the length of the shortest prompt in tokens."
+        )
+
+
 def residual_stream(
     model: HookedModel,
     tokens: Tokens,
@@ -69,12 +79,7 @@ def residual_stream(
     Yields:
         The rows (indices into ``tokens``) and their residual stream.
     """
-    shortest = min(tokens.prompt_lengths)
-    if not all(-shortest <= position < 0 for position in positions):
-        raise InputError(
-            f"positions are {list(positions)}; they count from the end, from -1 down to "
-            f"-{shortest}, the length of the shortest prompt in tokens."
-        )
+    check_positions(tokens, positions)
     offsets = torch.tensor(positions)
     for batch in batches(tokens, budget):
         read: dict[int, Tensor] = {}
@@ -219,7 +224,11 @@ def _steered(
 
     Readers are installed last, so they see what the hooks have done.
     """
-    mine = hooks(batch.rows) if callable(hooks) else hooks
+    mine = list(hooks(batch.rows) if callable(hooks) else hooks)
+    known = model.hook_dict if mine else {}
+    for name, _ in mine:
+        if name not in known:
+            raise InputError(f"the model has no hook {name!r}; it has {model.cfg.n_layers} layers.")
     published = Running(
         positions=start + torch.arange(batch.ids.shape[1] if width is None else width),
         prompt_lengths=batch.prompt_lengths,
@@ -266,6 +275,12 @@ def _final_residual(
     start: int = 0,
 ) -> Float[Tensor, "row read d_model"]:
     """The residual stream that leaves the last block, at the columns ``index`` of the batch."""
+    for name, _ in hooks(batch.rows) if callable(hooks) else hooks:
+        if name.startswith(("ln_final", "unembed")):
+            raise InputError(
+                f"the hook {name!r} lies behind the last block, where scoring stops the model; "
+                "hook a block instead."
+            )
     read: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:
@@ -284,9 +299,8 @@ _unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def _unembed(
     model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
 ) -> Float[Tensor, "n token"]:
-    """Unembed single vectors, once it is known that this gives the model's own logits."""
-    if model not in _unembeds_by_hand:
-        _unembeds_by_hand[model] = _unembedding_agrees(model)
+    """Unembed single vectors, where this gives the model's own logits."""
+    probe(model)
     if not _unembeds_by_hand[model]:
         raise InputError(
             f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix and a soft "
@@ -295,12 +309,19 @@ def _unembed(
     return models.unembed(model, final, vocab)
 
 
+def probe(model: HookedModel) -> None:
+    """Find out, once and before anything steers it, if a model can be unembedded by hand."""
+    if model not in _unembeds_by_hand:
+        _unembeds_by_hand[model] = _unembedding_agrees(model)
+
+
 def _unembedding_agrees(model: HookedModel) -> bool:
     """Whether unembedding by hand gives the model's own logits, tried on four tokens."""
     one = torch.tensor([0])
     batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
     final = _final_residual(model, batch, torch.arange(4)[None], ())[0]
-    with torch.no_grad():
-        own = models.run(model, batch.ids)[0].float()
-    found = models.unembed(model, final).float()
-    return bool((own - found).abs().max() <= 1e-3 * own.abs().max().clamp(min=1))
+    with _steered(model, batch, (), ()):
+        own = models.run(model, batch.ids)[0]
+    found = models.unembed(model, final)
+    tolerance = max(1e-3, 4 * torch.finfo(own.dtype).eps)
+    return bool((own.float() - found).abs().max() <= tolerance * own.abs().max().clamp(min=1))

@@ -21,7 +21,8 @@ class Source:
     Attributes:
         model: name of the model, as it was loaded.
         origin: where its weights come from, e.g. the dequantised file.
-        weights: fingerprint of its embedding, the same whatever the path, class or dtype.
+        weights: fingerprint of its embedding, the same whatever the path, class or dtype; models
+            that share a frozen embedding are not told apart.
         model_class: the TransformerLens class.
         centred: whether the writing weights were centred (this changes the residual stream).
         dtype: dtype of the forward passes.
@@ -61,7 +62,7 @@ class Direction(Shown):
         position: post-instruction position, counted from the end (-1 is the last); None for a
             combination of several.
         role: the role it stands for.
-        resid_norm: mean norm of the residual stream of base prompts at this layer.
+        resid_norm: mean norm of the residual stream of base prompts at this layer and position.
         site: where in the block it lives.
         source: what it was measured on.
     """

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,9 +81,12 @@ class RoleVectors(Shown):
                 f"these are the vectors of {len(self.roles)} roles; take one first, as in "
                 f"vectors[{self.roles[0]!r}].at(...)."
             )
-        return self._direction(self.roles[0], layer, position)
+        return self.direction(self.roles[0], layer, position)
 
-    def _direction(self, role: str, layer: int, position: int) -> Direction:
+    def direction(self, role: str, layer: int, position: int = -1) -> Direction:
+        """One direction of one of the roles."""
+        if role not in self.roles:
+            raise unknown("role", role, self.roles)
         if layer not in self.layers:
             raise unknown("layer", layer, self.layers)
         if position not in self.positions:
@@ -93,7 +97,7 @@ class RoleVectors(Shown):
             layer=layer,
             position=position,
             role=role,
-            resid_norm=float(self.resid_norm[i].mean()),
+            resid_norm=float(self.resid_norm[i, j]),
             site=self.site,
             source=self.source,
         )
@@ -101,7 +105,7 @@ class RoleVectors(Shown):
     def __iter__(self) -> Iterator[Direction]:
         """Every direction, by role, layer and position."""
         return (
-            self._direction(role, layer, position)
+            self.direction(role, layer, position)
             for role in self.roles
             for layer in self.layers
             for position in self.positions
@@ -138,7 +142,7 @@ class RoleVectors(Shown):
 
     def cosines(self, layer: int, position: int = -1) -> Float[Tensor, "role role"]:
         """Cosine similarity of every two roles in one cell; 0 where a direction is zero."""
-        rows = [self._direction(role, layer, position).vector for role in self.roles]
+        rows = [self.direction(role, layer, position).vector for role in self.roles]
         unit = torch.nn.functional.normalize(torch.stack(rows).double(), dim=-1)
         return (unit @ unit.T).float()
 
@@ -189,13 +193,21 @@ class RoleVectors(Shown):
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["rolelens"])
-                directions = file.get_tensor("directions")
-                resid_norm = file.get_tensor("resid_norm")
-        except (SafetensorError, KeyError, ValueError) as error:
+                return cls._from_file(
+                    header, file.get_tensor("directions"), file.get_tensor("resid_norm")
+                )
+        except InputError:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{str(path)!r} does not hold role vectors ({type(error).__name__}: {error}); it "
                 "is truncated or was not written by RoleVectors.save. Extract the vectors again."
             ) from error
+
+    @classmethod
+    def _from_file(
+        cls, header: dict[str, Any], directions: Tensor, resid_norm: Tensor
+    ) -> "RoleVectors":
         return cls(
             directions=directions,
             roles=tuple(header["roles"]),
