@@ -50,8 +50,9 @@ def run(
     ids = ids.to(model.cfg.device)
     kwargs: dict[str, Any] = {}
     if _is_bridge(model):
+        kwargs = {"use_cache": cache is not None}
         if cache is not None:
-            kwargs = {"past_key_values": cache, "use_cache": True}
+            kwargs["past_key_values"] = cache
         if last_only and "logits_to_keep" in _forward_parameters(model):
             kwargs["logits_to_keep"] = 1
     else:

@@ -102,7 +102,10 @@ def residual_stream(
         ]
         with _steered(model, batch, hooks, readers), _until_stop():
             models.run(model, batch.ids, None)
-        yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
+        stacked = torch.stack([read[layer] for layer in layers], dim=1)
+        read.clear()
+        yield batch.rows, stacked
+        del stacked
 
 
 def next_token_logits(

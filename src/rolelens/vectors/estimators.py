@@ -1,5 +1,6 @@
 """How directions are estimated from activations."""
 
+import torch
 from torch import Tensor
 
 from rolelens.errors import InputError
@@ -14,7 +15,7 @@ class RunningMean:
 
     def add(self, batch: Tensor) -> None:
         """Take in ``[prompt, ...]``."""
-        total = batch.double().sum(dim=0)
+        total = batch.sum(dim=0, dtype=torch.float64)
         self._sum = total if self._sum is None else self._sum + total
         self.count += batch.shape[0]
 
