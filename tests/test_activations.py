@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,8 +180,6 @@ def test_directions_of_the_embedded_model_equal_plain_ones(smollm2: rl.Lens) -> 
 
 @pytest.mark.model
 def test_peak_memory_does_not_grow_with_the_number_of_prompts() -> None:
-    # glibc keeps freed blocks of many sizes in its heap; what is measured is what is in use.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
     program = """
 import resource, sys, rolelens as rl
 lens, base = rl.load("smollm2"), rl.load_base()

@@ -156,6 +156,7 @@ def _contrast(
 ) -> RoleVectors:
     """Mean of every set minus the mean of the set ``"base"``, which runs once."""
     layers, positions = _grid(lens, layers, positions)
+    forward.steady_memory()
     norm = RunningMean()
     means = {name: RunningMean() for name in tokens}
     for name, own in track(tokens.items(), "role vectors", total=len(tokens)):

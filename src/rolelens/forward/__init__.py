@@ -5,7 +5,15 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
-from rolelens.forward.models import Hook, HookedModel, HookFn, end_ids, fingerprint, is_centred
+from rolelens.forward.models import (
+    Hook,
+    HookedModel,
+    HookFn,
+    end_ids,
+    fingerprint,
+    is_centred,
+    steady_memory,
+)
 from rolelens.forward.passes import (
     Hooks,
     RowHooks,
@@ -41,4 +49,5 @@ __all__ = [
     "probe",
     "residual_stream",
     "running",
+    "steady_memory",
 ]

@@ -1,5 +1,7 @@
 """What a TransformerLens model is asked for, and where its two classes differ."""
 
+import contextlib
+import ctypes
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -99,6 +101,15 @@ def unembed(
         logits: Tensor = normed.float() @ weight.float() + bias.float()
         cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
         return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def steady_memory() -> None:
+    """Make glibc return large freed blocks at once, for the rest of the process.
+
+    Else its heap keeps blocks of every shape that a batch ever had, and grows with their number.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
 
 
 def end_ids(model: HookedModel) -> set[int]:
