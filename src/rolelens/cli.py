@@ -13,7 +13,7 @@ import typer
 from rolelens import embedded, loading, prompts, runs, scoring
 from rolelens.activations import role_vectors, system_vectors
 from rolelens.benchmarks import load_benchmark
-from rolelens.errors import InputError
+from rolelens.errors import InputError, writing
 from rolelens.errors import unknown as unknown_name
 from rolelens.hooks import ablate, add
 from rolelens.patchscope import PROMPT
@@ -309,13 +309,8 @@ def roles(
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         table.to_csv(path, index=False)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); name another path."
-        ) from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What is said about bad input."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -19,3 +21,15 @@ def unknown(kind: str, value: object, known: Iterable[object]) -> InputError:
         return InputError(f"no {kind} {value!r}; did you mean {' or '.join(map(repr, near))}?")
     listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return InputError(f"no {kind} {value!r}; there are: {listed or 'none'}.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file that is written inside, and say in one sentence if it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); name another path."
+        ) from error

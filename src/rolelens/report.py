@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rolelens.errors import InputError
+from rolelens.errors import writing
 from rolelens.vectors import Source
 
 
@@ -74,13 +74,8 @@ class Report:
             )
         )
         path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             path.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror or error}); name another path."
-            ) from error
         return path
 
 
