@@ -195,7 +195,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
                 capture_output=True,
                 text=True,
                 check=True,
-                env=environment,
             ).stdout
         )
         for n in (100, 1000)

@@ -190,9 +190,9 @@ def _grid(
 
 
 def _finite(
-    stream: Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]],
+    stream: Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]],
     layers: Sequence[int],
-) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]]:
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
     for rows, x in stream:
         if not torch.isfinite(x).all():
             bad = (~torch.isfinite(x)).any(dim=3).any(dim=2).any(dim=0).nonzero()[0]

@@ -85,7 +85,7 @@ def add_rows(
         check_sources(directions[0].source, direction.source)
     deltas = [delta(d, alpha) for d, alpha in zip(directions, alphas, strict=True)]
 
-    def for_rows(rows: Int[Tensor, "row"]) -> list[Hook]:
+    def for_rows(rows: Int[Tensor, " row"]) -> list[Hook]:
         chosen = rows.tolist()
         if max(chosen) >= len(directions):
             raise InputError(
@@ -138,7 +138,7 @@ def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") 
 
 def delta(
     direction: Direction, alpha: float, unit: Literal["raw", "resid_norm"] = "raw"
-) -> Float[Tensor, "d_model"]:
+) -> Float[Tensor, " d_model"]:
     """What ``add`` adds to the residual stream, as one vector."""
     if not math.isfinite(alpha):
         raise InputError(f"alpha is {alpha}; it has to be a finite number such as 3.0.")

@@ -203,7 +203,7 @@ class Lens(Shown):
         max_new_tokens: int,
         pick: Callable[[Tensor, Tensor], Tensor],
         cache: bool,
-    ) -> Iterator[Int[Tensor, "row"]]:
+    ) -> Iterator[Int[Tensor, " row"]]:
         """Decode until every row has ended, or there is no more room."""
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
@@ -240,8 +240,8 @@ class Lens(Shown):
 
 
 def _picker(
-    temperature: float, top_p: float, seed: int, rows: Int[Tensor, "row"]
-) -> Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, "row"]]:
+    temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row"]
+) -> Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]]:
     """Greedy, or sampling with one random stream a row."""
     if temperature < 0 or not 0 < top_p <= 1:
         raise InputError(

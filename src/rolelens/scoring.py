@@ -35,18 +35,18 @@ class Scores(Shown):
     """
 
     logprobs: Float[Tensor, "question option"]
-    answers: Int[Tensor, "question"]
+    answers: Int[Tensor, " question"]
     questions: tuple[str, ...]
     domains: tuple[str, ...]
     method: str
 
     @property
-    def predictions(self) -> Int[Tensor, "question"]:
+    def predictions(self) -> Int[Tensor, " question"]:
         """Index of the best option (eq. 5)."""
         return self.logprobs.argmax(dim=-1)
 
     @property
-    def correct(self) -> Bool[Tensor, "question"]:
+    def correct(self) -> Bool[Tensor, " question"]:
         """Whether the best option is the correct one."""
         return self.predictions == self.answers
 
@@ -61,7 +61,7 @@ class Scores(Shown):
         return stats.wilson(int(self.correct.sum()), len(self.questions))
 
     @property
-    def margins(self) -> Float[Tensor, "question"]:
+    def margins(self) -> Float[Tensor, " question"]:
         """Log-probability of the correct option minus that of the best wrong one, in nats."""
         correct = self.answers[:, None]
         wrong = self.logprobs.scatter(1, correct, -torch.inf).amax(dim=-1)

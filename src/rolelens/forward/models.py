@@ -75,7 +75,7 @@ def new_cache(model: HookedModel, rows: int) -> Any:
     return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
 
 
-def select_rows(cache: Any, rows: Int[Tensor, "row"]) -> None:
+def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
     """Keep these rows of a cache, in this order; a row may be named more than once."""
     if hasattr(cache, "batch_select_indices"):
         cache.batch_select_indices(rows)

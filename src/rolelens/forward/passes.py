@@ -17,7 +17,7 @@ from rolelens.forward.models import Hook, HookedModel, HookFn
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 from rolelens.vectors import Source
 
-RowHooks: TypeAlias = Callable[[Int[Tensor, "row"]], Sequence[Hook]]
+RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
 
 
@@ -32,8 +32,8 @@ class Running:
         source: the lens that runs it.
     """
 
-    positions: Int[Tensor, "position"]
-    prompt_lengths: Int[Tensor, "row"]
+    positions: Int[Tensor, " position"]
+    prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
 
@@ -63,7 +63,7 @@ def residual_stream(
     *,
     hooks: Hooks = (),
     budget: int = TOKEN_BUDGET,
-) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row layer position d_model"]]]:
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
     """Read the residual stream entering each layer, a batch at a time.
 
     The forward pass ends at the last layer asked for; nothing is unembedded.
@@ -135,7 +135,7 @@ def next_token_logits(
 
 def answer_logprobs(
     model: HookedModel, tokens: Tokens, *, hooks: Hooks = (), budget: int = TOKEN_BUDGET
-) -> list[Float[Tensor, "token"]]:
+) -> list[Float[Tensor, " token"]]:
     """Log-probability (nats) of every token of each answer, given all that stands before it.
 
     Answers to the same prompt share its keys and values, so a prompt runs once.
@@ -171,8 +171,8 @@ def answer_logprobs(
 
 
 def _logprobs(
-    model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, "n"]
-) -> Float[Tensor, "n"]:
+    model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
     """Log-probability of each target, unembedding a few hundred vectors at a time."""
     parts = []
     for x, target in zip(torch.split(final, 256), torch.split(targets, 256), strict=True):
@@ -185,12 +185,12 @@ def _logprobs(
 def decode(
     model: HookedModel,
     batch: Batch,
-    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, "row"]],
+    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]],
     *,
     max_new_tokens: int,
     hooks: Hooks = (),
     cache: bool = True,
-) -> Iterator[Int[Tensor, "row"]]:
+) -> Iterator[Int[Tensor, " row"]]:
     """Generate for prompts of equal length, one token a row and step.
 
     Args:

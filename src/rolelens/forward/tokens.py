@@ -37,14 +37,14 @@ class Tokens:
 class Batch:
     """Some of the prompts, right-padded to one length (causal attention needs no mask then)."""
 
-    rows: Int[Tensor, "row"]
+    rows: Int[Tensor, " row"]
     ids: Int[Tensor, "row position"]
-    lengths: Int[Tensor, "row"]
-    prompt_lengths: Int[Tensor, "row"]
+    lengths: Int[Tensor, " row"]
+    prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
 
-    def part(self, rows: Int[Tensor, "part"], columns: slice) -> "Batch":
+    def part(self, rows: Int[Tensor, " part"], columns: slice) -> "Batch":
         """Some rows and columns."""
         ids = self.ids[rows][:, columns]
         return dataclasses.replace(

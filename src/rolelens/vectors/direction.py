@@ -67,7 +67,7 @@ class Direction(Shown):
         source: what it was measured on.
     """
 
-    vector: Float[Tensor, "d_model"]
+    vector: Float[Tensor, " d_model"]
     layer: int
     position: int | None = None
     role: str = "direction"
@@ -86,7 +86,7 @@ class Direction(Shown):
         return self.vector.shape[0]
 
     @property
-    def unit(self) -> Float[Tensor, "d_model"]:
+    def unit(self) -> Float[Tensor, " d_model"]:
         """The vector divided by its norm.
 
         Raises:
