@@ -12,11 +12,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import hypothesis
 import jaxtyping
 import pytest
 
 import rolelens as rl
 import tiny
+from rolelens.forward.plain import _said
+
+# The first example of a property waits for imports, and machines are busy.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 HOOKED = ("Llama", "Mistral", "Qwen2", "Qwen3", "GPT2")
 """What HookedTransformer builds from a local folder as transformers 5 writes it."""
@@ -92,6 +98,7 @@ def shared(variant: Variant) -> rl.Lens:
             _lenses[variant] = tiny_lens(variant.architecture)
         else:
             _lenses[variant] = rl.Lens(hooked_transformer(variant.architecture))
+            _said[_lenses[variant].model] = True  # that it cannot be resumed
     return _lenses[variant]
 
 

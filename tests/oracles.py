@@ -67,7 +67,9 @@ def _on_input(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 @contextmanager
-def added(model: Any, layer: int, delta: Tensor, where: slice = slice(None)) -> Iterator[None]:
+def added(
+    model: Any, layer: int, delta: Tensor, where: slice | list[int] = slice(None)
+) -> Iterator[None]:
     """Add ``delta`` to what enters a block, at some tokens."""
 
     def change(x: Tensor) -> Tensor:
@@ -84,12 +86,14 @@ def added(model: Any, layer: int, delta: Tensor, where: slice = slice(None)) -> 
 
 
 @contextmanager
-def ablated(model: Any, vector: Tensor) -> Iterator[None]:
+def ablated(model: Any, vector: Tensor, where: slice | list[int] = slice(None)) -> Iterator[None]:
     """Remove a direction from block inputs and from what attention and MLP add to the stream."""
     unit = vector / vector.norm()
 
     def change(x: Tensor) -> Tensor:
-        return x - (x @ unit)[..., None] * unit
+        x = x.clone()
+        x[:, where] -= (x[:, where] @ unit)[..., None] * unit
+        return x
 
     handles = []
     for block in blocks(model):

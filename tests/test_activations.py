@@ -1,3 +1,5 @@
+import functools
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
-from conftest import Variant
+from conftest import Variant, shared
+from rolelens import forward
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -156,6 +159,142 @@ def test_a_system_prompt_has_to_name_the_role(llama: rl.Lens) -> None:
         rl.system_vectors(llama, ["cook"], tiny.PROMPTS, system="Be kind.")
     with pytest.raises(rl.InputError, match="a list of at least one name"):
         rl.system_vectors(llama, [], tiny.PROMPTS)
+
+
+ROLES = {"a": tiny.PROMPTS[:3], "b": tiny.PROMPTS[1:5]}
+
+
+@pytest.fixture
+def small_batches(monkeypatch) -> None:
+    """Prompts come in several batches, sorted by length."""
+    stream = functools.partial(forward.residual_stream, budget=80)
+    monkeypatch.setattr(forward, "residual_stream", stream)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "GPT2"])
+def test_estimated_nulls_are_plain_differences_of_relabelled_prompts(
+    architecture: str, small_batches
+) -> None:
+    lens, base = shared(Variant(architecture)), tiny.OTHERS + tiny.PROMPTS[5:]
+    found = rl.null_vectors(lens, ROLES, base, kinds=["base", "shuffled"], n=6, norms="raw")
+    names = [f"shuffled {k} ~ {role}" for role in "ab" for k in range(6)]
+    assert found.roles == (*(f"base {k}" for k in range(6)), *names)
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    n = len(lens.positions)
+    streams = {
+        prompt: oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))[:, -n:].double()
+        for prompt in tiny.PROMPTS + tiny.OTHERS
+    }
+    for kind, pool, size in (
+        ("shuffled {} ~ a", ROLES["a"] + base, 3),
+        ("shuffled {} ~ b", ROLES["b"] + base, 4),
+        ("base {}", base, 2),
+    ):
+        candidates = {}
+        for first in itertools.combinations(pool, size):
+            rest = [prompt for prompt in pool if prompt not in first]
+            mu, nu = (sum(streams[p] for p in part) / len(part) for part in (first, rest))
+            candidates[first] = mu - nu
+        drawn = set()
+        for k in range(6):
+            null = found[kind.format(k)].directions[0].double()
+            errors = {first: relative(null, x) for first, x in candidates.items()}
+            closest = min(errors, key=errors.get)
+            assert errors[closest] < 1e-5, (kind, k)
+            drawn.add(closest)
+        assert len(drawn) > 2
+
+
+def test_matched_nulls_have_the_norms_of_the_role(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, ROLES, tiny.OTHERS)
+    found = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=2)
+    raw = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=2, norms="raw")
+    kinds = ("gaussian", "shuffled", "base")
+    names = [f"{kind} {k} ~ {role}" for kind in kinds for role in "ab" for k in range(2)]
+    assert found.roles == tuple(names)
+    assert raw.roles == (*names[:8], "base 0", "base 1")
+    for name in names:
+        kind, role = name.split()[0], name[-1]
+        own = vectors[role].directions[0].norm(dim=-1)
+        null = found[name].directions[0]
+        torch.testing.assert_close(null.norm(dim=-1), own, rtol=1e-5, atol=0)
+        assert null[0].abs().sum() == 0
+        estimated = raw["base " + name[5] if kind == "base" else name].directions[0]
+        cosines = torch.nn.functional.cosine_similarity(null[1:], estimated[1:], dim=-1)
+        assert cosines.min() > 1 - 1e-5
+        if kind != "gaussian":
+            assert not torch.allclose(estimated.norm(dim=-1)[1:], own[1:], rtol=0.01)
+    assert rl.concat(vectors, found)["shuffled 1 ~ b"].at(2).layer == 2
+    assert found.prompts == vectors.prompts
+    assert found.source == llama.source
+
+
+def test_a_null_is_exactly_zero_where_every_prompt_is_the_same(llama: rl.Lens) -> None:
+    for norms in ("raw", "matched"):
+        roles = {"a": tiny.PROMPTS}
+        found = rl.null_vectors(llama, roles, [*tiny.OTHERS, *tiny.PROMPTS[:4]], n=8, norms=norms)
+        assert found.directions[:, 0].abs().max() == 0
+        assert found.directions[:, 1:].norm(dim=-1).min() > 0
+
+
+def test_a_null_depends_on_its_seed_and_name_only(llama: rl.Lens) -> None:
+    found = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=3)
+    few = rl.null_vectors(
+        llama,
+        {"b": ROLES["b"]},
+        tiny.OTHERS,
+        kinds=["base", "shuffled", "gaussian"],
+        n=2,
+        layers=[3, 1],
+        positions=[-1],
+    )
+    for name in few.roles:
+        expected = found[name].directions[:, [3, 1], -1:]
+        torch.testing.assert_close(few[name].directions, expected, atol=1e-5, rtol=1e-5)
+    twins = rl.null_vectors(llama, {"a": tiny.PROMPTS, "b": tiny.PROMPTS}, tiny.OTHERS, n=3)
+    for kind in ("gaussian", "shuffled"):
+        a, b = (twins[[f"{kind} {k} ~ {role}" for k in range(3)]] for role in "ab")
+        assert not torch.allclose(a.directions, b.directions)
+    other = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=3, seed=1)
+    for kind in ("gaussian", "shuffled", "base"):
+        names = [f"{kind} {k} ~ {role}" for role in "ab" for k in range(3)]
+        assert not torch.allclose(found[names].directions, other[names].directions)
+
+
+def test_nulls_run_every_prompt_once(llama: rl.Lens, small_batches) -> None:
+    ran: list[int] = []
+    hooks = [("blocks.0.hook_resid_pre", lambda x, hook: ran.append(len(x)))]
+    with llama.steered(hooks):
+        rl.null_vectors(llama, ROLES, tiny.OTHERS, n=5)
+    assert sum(ran) == 3 + 4 + len(tiny.OTHERS)
+    assert len(ran) > 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"kinds": ["gausian"]}, "no kind of null 'gausian'; did you mean 'gaussian'?"),
+        ({"kinds": "base"}, "kinds is 'base'; pass a list"),
+        ({"kinds": ()}, "pass a list that names each kind once"),
+        ({"kinds": ["base", "base"]}, "pass a list that names each kind once"),
+        ({"n": 0}, "n is 0; it has to be at least 1"),
+        ({"norms": "unit"}, "norms is 'unit'; it has to be 'matched' or 'raw'"),
+        ({"roles": {"base": tiny.PROMPTS}}, "cannot be called 'base'"),
+        ({"roles": {}}, "dict of at least one role"),
+        ({"base": ["one"]}, "prompts of 'base'"),
+        (
+            {"roles": ROLES | {"shuffled 1 ~ a": tiny.PROMPTS}},
+            "a role is called 'shuffled 1 ~ a', which is the name of a null",
+        ),
+        ({"roles": {"base 3": tiny.PROMPTS}, "norms": "raw"}, "a role is called 'base 3'"),
+    ],
+)
+def test_bad_nulls_are_refused_before_anything_runs(
+    llama: rl.Lens, arguments: dict, sentence: str, unchecked, monkeypatch
+) -> None:
+    monkeypatch.setattr(forward, "residual_stream", None)
+    with pytest.raises(rl.InputError, match=sentence):
+        rl.null_vectors(llama, **{"roles": ROLES, "base": tiny.OTHERS} | arguments)
 
 
 @pytest.mark.model

@@ -4,7 +4,7 @@ import torch
 import rolelens as rl
 from rolelens import runs
 from rolelens.evidence import Comparison
-from rolelens.sweep import Cell
+from rolelens.sweep import Cell, Grid
 from test_scoring import QUESTIONS
 
 NONE = Comparison(0.5, 0.5, -0.1, 0.1, 1.0, 0.2, 40)
@@ -54,10 +54,7 @@ def test_the_verdict_says_what_was_found(right: int, effect: Comparison, sentenc
     swept = rl.Sweep(
         scores(20, 40).logprobs[None, None, None, None],
         scores(18, 40),
-        vectors,
-        (1,),
-        (-1,),
-        (1.0,),
+        Grid(vectors, (1,), (-1,), (1.0,)),
         "all",
     )
     verdict = runs._verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)

@@ -1,5 +1,9 @@
+import dataclasses
+import itertools
+
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import oracles
 import rolelens as rl
@@ -118,6 +122,91 @@ def test_hooks_that_scoring_would_not_reach_are_refused(llama: rl.Lens) -> None:
 def test_a_benchmark_may_be_named(llama: rl.Lens) -> None:
     with pytest.raises(rl.InputError, match="no benchmark 'nothing'"):
         rl.evaluate(llama, "nothing")
+
+
+SHOTS = (
+    rl.Question("s1", "Which is green?", ("blood", "grass"), 1),
+    rl.Question("s2", "Which is blue?", ("the clear sky", "snow", "tar"), 0),
+)
+SHOWN = """The following are multiple choice questions (with answers) about all colours.
+
+Which is green?
+A. blood
+B. grass
+Answer: B
+
+Which is blue?
+A. the clear sky
+B. snow
+C. tar
+Answer: A
+
+"""
+ASKED = """Which is red?
+A. blood
+B. grass
+C. the clear sky
+D. snow
+Answer with the letter of the correct answer.
+Answer:"""
+
+
+def test_shots_stand_before_the_question() -> None:
+    question = dataclasses.replace(QUESTIONS[0], subject="all_colours")
+    assert scoring.letter_prompt(question) == ASKED
+    assert scoring.cloze_prompt(question) == "Which is red?"
+    question = dataclasses.replace(question, shots=SHOTS)
+    assert scoring.letter_prompt(question) == SHOWN + ASKED
+    assert scoring.cloze_prompt(question) == (
+        "Which is green?\ngrass\n\nWhich is blue?\nthe clear sky\n\nWhich is red?"
+    )
+    for subject, domain, about in (("", "heat", " about heat."), ("", "", ".")):
+        bare = dataclasses.replace(question, subject=subject, domain=domain)
+        heading = f"The following are multiple choice questions (with answers){about}\n\nWhich is"
+        assert scoring.letter_prompt(bare).startswith(heading)
+
+
+def test_shots_are_read_by_the_model(tmp_path) -> None:
+    torch.manual_seed(0)
+    size = {"max_position_embeddings": 512}
+    model = LlamaForCausalLM(LlamaConfig(**(tiny._SHARED | size))).eval()
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    lens, tokenizer = rl.load(tmp_path), tiny.tokenizer()
+    question = dataclasses.replace(QUESTIONS[0], subject="all_colours", shots=SHOTS)
+    other = dataclasses.replace(QUESTIONS[2], subject="all_colours", shots=SHOTS)
+    found = rl.evaluate(lens, [question, other]).logprobs[0]
+    ids = tokenizer.convert_tokens_to_ids(list("ABCD"))
+    own = oracles.logits(model, oracles.chat_ids(tokenizer, SHOWN + ASKED))[-1, ids]
+    torch.testing.assert_close(found, own.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
+    first, second = scoring.prepare(lens, [question, other], "letter").tokens.ids
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    assert SHOWN.strip() in tokenizer.decode([i for i, _ in same])
+
+
+def test_a_ready_made_prompt_is_put_word_for_word(llama: rl.Lens) -> None:
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    prompt = "Red?\n\t\tA. blood\n\t\tB. grass\n\t\tPick:"
+    question = rl.Question("q", "Which is red?", ("blood", "grass"), 0, prompt=prompt)
+    ids = tokenizer.convert_tokens_to_ids(list("AB"))
+    own = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
+    found = rl.evaluate(llama, [question]).logprobs[0]
+    torch.testing.assert_close(found, own.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
+    plain = dataclasses.replace(question, prompt=None)
+    cloze = [rl.evaluate(llama, [q], method="cloze").logprobs for q in (question, plain)]
+    assert torch.equal(*cloze)
+
+
+def test_cloze_with_shots_equals_plain_sums(llama: rl.Lens) -> None:
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    question = dataclasses.replace(QUESTIONS[2], shots=SHOTS)
+    scores = rl.evaluate(llama, [question, *QUESTIONS], method="cloze")
+    prompt = "Which is green?\ngrass\n\nWhich is blue?\nthe clear sky\n\nWho sings?"
+    for k, option in enumerate(question.options):
+        answer = tokenizer(option, add_special_tokens=False).input_ids
+        expected = oracles.option_logprob(model, oracles.chat_ids(tokenizer, prompt), answer).sum()
+        torch.testing.assert_close(scores.logprobs[0, k], expected, atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(scores.logprobs[0], scores.logprobs[3])
 
 
 @pytest.mark.model

@@ -4,6 +4,7 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
+from rolelens.scoring import letter_prompt
 from test_scoring import QUESTIONS
 
 
@@ -29,6 +30,76 @@ def test_every_cell_equals_plain_steering(swept: rl.Sweep, vectors: rl.RoleVecto
                 with oracles.added(model, layer, delta):
                     expected = oracles.option_logprob(model, ids, answer).sum()
                 torch.testing.assert_close(found[0, 2], expected, atol=1e-3, rtol=1e-4)
+
+
+LONGER = [  # a beginning that some share, and prompts of several lengths
+    rl.Question("l1", "What is the weather like over there today?", ("wet", "dry and warm"), 1),
+    rl.Question("l2", "What is the weather like in the fog, please?", ("dim", "a bit dim", "x"), 0),
+    rl.Question("l3", "Sing.", ("la", "no"), 0),
+]
+
+
+def where(tokens: object, length: int, n_post: int) -> slice | list[int]:
+    """A selection of tokens, spelled out for one prompt."""
+    named = {
+        "all": slice(None),
+        "prompt": slice(0, length),
+        "post-instruction": slice(length - n_post, length),
+        "generated": slice(length, None),
+    }
+    return named[tokens] if isinstance(tokens, str) else list(tokens)
+
+
+@pytest.mark.parametrize("method", ["letter", "cloze"])
+@pytest.mark.parametrize(
+    "tokens", ["all", "prompt", "post-instruction", "generated", (0,), (3, 11)], ids=str
+)
+@pytest.mark.parametrize("change", ["add", "ablate"])
+def test_cells_equal_plain_steering_on_every_architecture(
+    lens: rl.Lens, architecture: str, method: str, tokens: object, change: str
+) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    torch.manual_seed(1)
+    norm = torch.stack([oracles.hidden(model, range(5, 15))[layer].norm() for layer in (0, 2)])
+    vectors = rl.RoleVectors(
+        torch.randn(2, 2, 1, 32) * (norm / 32**0.5).reshape(1, 2, 1, 1),
+        ("a", "b"),
+        (0, 2),
+        (-1,),
+        torch.ones(2, 1),
+    )
+    layers = [0, 2] if change == "add" else [2]
+    alphas = [1.0, -0.5] if change == "add" else [1.0]
+    grid = {"layers": layers, "positions": [-1], "alphas": alphas}
+    questions = [*LONGER, *QUESTIONS[:2]]
+    options = {"tokens": tokens, "method": method, "change": change}
+    swept = rl.sweep(lens, vectors, questions, **grid, **options)
+    n_post = len(lens.positions)
+    for key in swept.grid.keys:
+        d = vectors.direction(key.role, key.layer, -1).vector
+        for n, question in enumerate(questions):
+            text = letter_prompt(question) if method == "letter" else question.text
+            ids = oracles.chat_ids(tokenizer, text)
+            chosen = where(tokens, len(ids), n_post)
+            steered = (
+                oracles.added(model, key.layer, key.alpha * d, chosen)
+                if change == "add"
+                else oracles.ablated(model, d, chosen)
+            )
+            found = swept.logprobs(*key)[n, : len(question.options)]
+            with steered:
+                if method == "letter":
+                    letters = [tokenizer.encode(x)[-1] for x in "ABCD"[: len(question.options)]]
+                    expected = oracles.logits(model, ids)[-1][letters].log_softmax(-1)
+                else:
+                    answers = [
+                        tokenizer(o, add_special_tokens=False).input_ids for o in question.options
+                    ]
+                    expected = torch.stack(
+                        [oracles.option_logprob(model, ids, answer).sum() for answer in answers]
+                    )
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+            assert found.argmax() == expected.argmax()
 
 
 def test_the_default_grid_is_that_of_the_paper(swept: rl.Sweep) -> None:

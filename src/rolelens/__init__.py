@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import activations, role_vectors, system_vectors
+from rolelens.activations import activations, null_vectors, role_vectors, system_vectors
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
 from rolelens.hooks import ablate, add, add_rows
@@ -13,8 +13,8 @@ from rolelens.patchscope import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.scoring import Scores, evaluate
 from rolelens.stats import Projections, Separation, projections, separation
-from rolelens.sweep import Sweep, sweep
-from rolelens.vectors import Direction, RoleVectors, mean
+from rolelens.sweep import Search, Sweep, search, sweep
+from rolelens.vectors import Direction, RoleVectors, concat, mean
 
 __version__ = _version("rolelens")
 
@@ -29,12 +29,14 @@ __all__ = [
     "RolePrompts",
     "RoleVectors",
     "Scores",
+    "Search",
     "Separation",
     "Sweep",
     "ablate",
     "activations",
     "add",
     "add_rows",
+    "concat",
     "evaluate",
     "evidence",
     "load",
@@ -42,10 +44,12 @@ __all__ = [
     "load_benchmark",
     "load_roles",
     "mean",
+    "null_vectors",
     "patchscope",
     "plots",
     "projections",
     "role_vectors",
+    "search",
     "separation",
     "stats",
     "sweep",

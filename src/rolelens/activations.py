@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,9 @@ from rolelens.forward import Hooks, Tokens
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.prompts import digest
-from rolelens.vectors import RoleVectors, RunningMean
+from rolelens.vectors import RoleVectors, RunningMean, WeightedSums, concat, nulls
+
+Kind: TypeAlias = Literal["gaussian", "shuffled", "base"]
 
 
 def activations(
@@ -80,15 +83,80 @@ def role_vectors(
         InputError: an empty or single-prompt set, an unknown layer or position, or activations
             that are not finite.
     """
-    if not isinstance(roles, Mapping) or not roles:
-        raise InputError("roles has to be a dict of at least one role, as from rl.load_roles().")
-    _named(list(roles))
-    sets = {"base": _several("base", base)}
-    sets |= {name: _several(name, prompts) for name, prompts in roles.items()}
-    tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
-    found = _contrast(lens, tokens, layers, positions)
-    counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
-    return dataclasses.replace(found, prompts=counted)
+    return _measure(lens, _sets(roles, base), layers, positions)
+
+
+def null_vectors(
+    lens: Lens,
+    roles: Mapping[str, Sequence[str]],
+    base: Sequence[str],
+    *,
+    kinds: Sequence[Kind] = get_args(Kind),
+    n: int = 4,
+    norms: Literal["matched", "raw"] = "matched",
+    seed: int = 0,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> RoleVectors:
+    """Null directions for roles: controls that are swept and evaluated exactly like a role.
+
+    Every prompt runs once, whatever the number of nulls; memory does not grow with the number of
+    prompts. What each kind holds fixed, and its caveats, are told in :mod:`rolelens.vectors.nulls`.
+
+    Args:
+        lens: the model.
+        roles: prompts of each role, as for :func:`role_vectors`.
+        base: prompts without a role.
+        kinds: ``"gaussian"`` noise; ``"shuffled"`` labels of role and base prompts; one half of the
+            ``"base"`` prompts against the other.
+        n: nulls of each kind and role, named ``"shuffled 0 ~ lawyer"`` and so on.
+        norms: ``"matched"`` gives every null the norm of the role's direction in each cell, so that
+            equal alphas are equal strengths (a zero stays zero); ``"raw"`` leaves ``"shuffled"``
+            and ``"base"`` as estimated, the latter then being the same for all roles: ``"base 0"``.
+        seed: together with kind, role and number it decides a null.
+        layers: all of them by default.
+        positions: post-instruction positions by default.
+
+    Raises:
+        InputError: as for :func:`role_vectors`; an unknown kind, or one named twice; ``n`` below 1;
+            unknown ``norms``; a role with the name of a null.
+    """
+    sets = _sets(roles, base)
+    names = _null_names(tuple(roles), kinds, n, norms)
+    labels = {
+        role: nulls.shuffled_labels(len(own), len(base), n, nulls.derived(seed, "shuffled", role))
+        for role, own in roles.items()
+        if "shuffled" in kinds
+    }
+    halves = nulls.base_against_base(0, len(base), n, nulls.derived(seed, "base"))
+    sums = {role: WeightedSums(weights[:, : len(roles[role])]) for role, weights in labels.items()}
+    of_base = [weights[:, len(roles[role]) :] for role, weights in labels.items()]
+    sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
+    found = _measure(lens, sets, layers, positions, sums)
+    *rests, halved = sums["base"].sums.reshape(-1, n, *found.directions.shape[1:])
+    raw = {
+        "shuffled": [sums[role].sums + rest for role, rest in zip(labels, rests, strict=True)],
+        "base": [halved],
+    }
+    parts = []
+    for kind in kinds:
+        if kind == "gaussian":
+            parts.append(nulls.gaussian(found, n, seed))
+            continue
+        own = torch.stack(raw[kind]).cpu()
+        # What is the same in every prompt cancels, but for the rounding of float64.
+        own[own.norm(dim=-1) <= 1e-12 * found.resid_norm] = 0
+        if norms == "matched":
+            own = nulls.matched(own, found.directions[:, None])
+        parts.append(
+            dataclasses.replace(
+                found,
+                directions=own.flatten(0, 1).float(),
+                roles=names[kind],
+                contrast=f"nulls of {found.contrast}",
+            )
+        )
+    return concat(*parts)
 
 
 def system_vectors(
@@ -132,6 +200,36 @@ def system_vectors(
     return dataclasses.replace(found, prompts=counted, contrast=contrast)
 
 
+def _null_names(
+    roles: tuple[str, ...], kinds: Sequence[Kind], n: int, norms: str
+) -> dict[Kind, tuple[str, ...]]:
+    if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"kinds is {kinds!r}; pass a list that names each kind once.")
+    for kind in kinds:
+        if kind not in get_args(Kind):
+            raise unknown("kind of null", kind, get_args(Kind))
+    if n < 1:
+        raise InputError(f"n is {n}; it has to be at least 1 null of each kind and role.")
+    if norms not in ("matched", "raw"):
+        raise InputError(f"norms is {norms!r}; it has to be 'matched' or 'raw'.")
+    names = {kind: nulls.names(kind, roles, n) for kind in kinds}
+    if "base" in kinds and norms == "raw":
+        names["base"] = tuple(f"base {k}" for k in range(n))
+    for name in (name for own in names.values() for name in own):
+        if name in roles:
+            raise InputError(f"a role is called {name!r}, which is the name of a null; rename it.")
+    return names
+
+
+def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The prompts of ``"base"`` and of every role."""
+    if not isinstance(roles, Mapping) or not roles:
+        raise InputError("roles has to be a dict of at least one role, as from rl.load_roles().")
+    _named(list(roles))
+    sets = {"base": _several("base", base)}
+    return sets | {name: _several(name, prompts) for name, prompts in roles.items()}
+
+
 def _named(roles: Sequence[str]) -> None:
     if "base" in roles:
         raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
@@ -148,21 +246,40 @@ def _several(name: str, prompts: Sequence[str]) -> Sequence[str]:
     return prompts
 
 
+def _measure(
+    lens: Lens,
+    sets: Mapping[str, Sequence[str]],
+    layers: Sequence[int] | None,
+    positions: Sequence[int] | None,
+    sums: Mapping[str, WeightedSums] = {},
+) -> RoleVectors:
+    tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
+    found = _contrast(lens, tokens, layers, positions, sums)
+    counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
+    return dataclasses.replace(found, prompts=counted)
+
+
 def _contrast(
     lens: Lens,
     tokens: Mapping[str, Tokens],
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
+    sums: Mapping[str, WeightedSums] = {},
 ) -> RoleVectors:
-    """Mean of every set minus the mean of the set ``"base"``, which runs once."""
+    """Mean of every set minus the mean of the set ``"base"``, which runs once.
+
+    ``sums`` take in the sets of their name on the way.
+    """
     layers, positions = _grid(lens, layers, positions)
     forward.steady_memory()
     norm = RunningMean()
     means = {name: RunningMean() for name in tokens}
     for name, own in track(tokens.items(), "role vectors", total=len(tokens)):
         stream = forward.residual_stream(lens.model, own, layers, positions)
-        for _, x in _finite(stream, layers):
+        for rows, x in _finite(stream, layers):
             means[name].add(x)
+            if name in sums:
+                sums[name].add(x, rows)
             if name == "base":
                 norm.add(x.double().norm(dim=-1))
     nu = means.pop("base").mean

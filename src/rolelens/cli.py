@@ -19,6 +19,8 @@ from rolelens.hooks import ablate, add
 from rolelens.patchscope import PROMPT
 from rolelens.patchscope import patchscope as read
 from rolelens.progress import quiet
+from rolelens.sweep import search as run_search
+from rolelens.sweep import status as store_status
 from rolelens.sweep import sweep as run_sweep
 from rolelens.vectors import RoleVectors
 
@@ -35,7 +37,26 @@ Model = Annotated[
     str, typer.Option(help="'smollm2' (embedded), a hub id, a local folder or a .gguf file.")
 ]
 Vectors = Annotated[Path, typer.Argument(help="A file written by 'rolelens extract'.")]
-Bench = Annotated[str, typer.Argument(help="'mini', or a folder of MMLU CSV files.")]
+Bench = Annotated[
+    str,
+    typer.Argument(
+        help="'mini', 'mmlu' (from the hub), a folder of MMLU CSV files or of the paper's JSON."
+    ),
+]
+Roles = Annotated[
+    list[str] | None, typer.Option("--role", help="A role; repeat for several. All by default.")
+]
+Shots = Annotated[int, typer.Option(help="Solved examples before each question (MMLU's dev).")]
+Layers = Annotated[
+    str | None, typer.Option(help="Such as 8,12,16 or 0-23; the first 80 % by default.")
+]
+Positions = Annotated[str | None, typer.Option(help="Such as -2,-1; all by default.")]
+TokenSelection = Annotated[str, typer.Option(help="all, prompt, post-instruction or generated.")]
+Out = Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")]
+Stored = Annotated[
+    Path | None,
+    typer.Option(help="Keep every finished piece in this file; the same command then goes on."),
+]
 Method = Annotated[str, typer.Option(help="How options are scored: letter, cloze or cloze_norm.")]
 Prompts = Annotated[
     str | None,
@@ -185,42 +206,53 @@ def evaluate(
 
 @app.command()
 def sweep(
-    vectors: Vectors,
-    benchmark: Bench = "mini",
-    role: Annotated[
-        list[str] | None, typer.Option(help="A role; repeat for several. All by default.")
+    vectors: Annotated[
+        Path | None, typer.Argument(help="A file written by 'rolelens extract'.")
     ] = None,
+    benchmark: Bench = "mini",
+    role: Roles = None,
     domain: Annotated[
         list[str] | None, typer.Option(help="A domain; repeat for several. All by default.")
     ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Such as 8,12,16 or 0-23; the first 80 % by default.")
+    shots: Shots = 0,
+    layers: Layers = None,
+    positions: Positions = None,
+    alphas: Annotated[
+        str | None, typer.Option(help="Strengths, raw: 1,3 by default; 1 where d is ablated.")
     ] = None,
-    positions: Annotated[str | None, typer.Option(help="Such as -2,-1; all by default.")] = None,
-    alphas: Annotated[str, typer.Option(help="Strengths, raw.")] = "1,3",
-    tokens: Annotated[
-        str, typer.Option(help="all, prompt, post-instruction or generated.")
-    ] = "all",
+    tokens: TokenSelection = "all",
     method: Method = "letter",
-    out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
+    change: Annotated[
+        str, typer.Option(help="add (x + alpha d, at its layer) or ablate (d removed everywhere).")
+    ] = "add",
+    out: Out = None,
+    store: Stored = None,
+    status: Annotated[
+        Path | None, typer.Option(help="Say how far the sweep in this file is, and do nothing.")
+    ] = None,
     model: Model = "smollm2",
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
     """Score a benchmark in every cell of a grid of roles, layers, positions and alphas."""
     with _plainly(silent):
-        held = RoleVectors.load(vectors)
-        held = held[role] if role else held
-        bench = load_benchmark(benchmark)
+        if status is not None:
+            found = store_status(status)
+            _tell(as_json, found.facts(), str(found))
+            return
+        held = _held(vectors, role)
+        bench = load_benchmark(benchmark, shots=shots)
         swept = run_sweep(
             loading.load(model),
             held,
             bench.domain(*domain) if domain else bench,
             layers=_numbers("--layers", layers, int),
             positions=_numbers("--positions", positions, int),
-            alphas=_numbers("--alphas", alphas, float) or (),
+            alphas=_numbers("--alphas", alphas, float),
             tokens=tokens,  # type: ignore[arg-type]
             method=scoring.checked_method(method),
+            change=change,  # type: ignore[arg-type]
+            store=store,
         )
         table = swept.table()
         if out is not None:
@@ -228,6 +260,64 @@ def sweep(
         ranked = table.sort_values(["accuracy", "margin"], ascending=False).head(10).round(3)
         content = {"unsteered": swept.baseline.accuracy, "cells": table.to_dict("records")}
         text = f"{ranked.to_string(index=False)}\n\n{swept.baseline}\n"
+        text += "The best of many cells is partly luck: confirm it on other questions."
+        _tell(as_json, content, text)
+
+
+@app.command()
+def search(
+    vectors: Vectors,
+    benchmark: Bench = "mini",
+    role: Roles = None,
+    own_domain: Annotated[
+        bool, typer.Option("--own-domain", help="Score each role on the questions of its domain.")
+    ] = False,
+    shots: Shots = 0,
+    layers: Layers = None,
+    positions: Positions = None,
+    alphas: Annotated[str, typer.Option(help="Strengths, raw.")] = "1,3",
+    tokens: TokenSelection = "all",
+    method: Method = "letter",
+    by: Annotated[str, typer.Option(help="What the best cell is best in.")] = "margin",
+    seed: Annotated[int, typer.Option(help="Of the order of the questions.")] = 0,
+    out: Out = None,
+    store: Stored = None,
+    role_prompts: Prompts = None,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Find the best cell of every role, scoring only the most promising cells exactly."""
+    with _plainly(silent):
+        held = _held(vectors, role)
+        domains = None
+        if own_domain:
+            known = prompts.load_roles(role_prompts)
+            found_domains = {name: known[name].domain for name in held.roles if name in known}
+            domains = {name: own for name, own in found_domains.items() if own}
+        found = run_search(
+            loading.load(model),
+            held,
+            load_benchmark(benchmark, shots=shots),
+            domains=domains,
+            layers=_numbers("--layers", layers, int),
+            positions=_numbers("--positions", positions, int),
+            alphas=_numbers("--alphas", alphas, float),
+            tokens=tokens,  # type: ignore[arg-type]
+            method=scoring.checked_method(method),
+            by=by,  # type: ignore[arg-type]
+            seed=seed,
+            store=store,
+        )
+        if out is not None:
+            _write(found.table, out)
+        chosen = found.table[found.table["chosen"]].drop(columns="chosen")
+        content = {
+            "chosen": chosen.to_dict("records"),
+            "screen": found.quality.to_dict("records"),
+        }
+        text = f"{chosen.round(3).to_string(index=False)}\n\n"
+        text += f"{found.quality.round(2).to_string(index=False)}\n\n{found}\n"
         text += "The best of many cells is partly luck: confirm it on other questions."
         _tell(as_json, content, text)
 
@@ -306,6 +396,13 @@ def roles(
         content = {n: {"domain": own.domain, "prompts": len(own)} for n, own in known.items()}
         lines = [f"{n:24}{own.domain or '-':18}{len(own):4} prompts" for n, own in known.items()]
         _tell(as_json, content, "\n".join(lines))
+
+
+def _held(vectors: Path | None, role: list[str] | None) -> RoleVectors:
+    if vectors is None:
+        raise InputError("no vectors; name a file written by 'rolelens extract'.")
+    held = RoleVectors.load(vectors)
+    return held[role] if role else held
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

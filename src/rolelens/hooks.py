@@ -6,7 +6,7 @@ raw ``model.run_with_hooks(..., fwd_hooks=...)`` alike; several lists are joined
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from einops import einsum
@@ -14,11 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward import Hook, HookFn, RowHooks, Running, running
+from rolelens.forward import Hook, HookFn, RowHooks, Selection, running, selected
 from rolelens.vectors import Direction, Source, check_sources
-
-Selection: TypeAlias = Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
-"""Which tokens are edited: a name, or absolute positions (0 is the first token)."""
 
 
 @runtime_checkable
@@ -190,30 +187,6 @@ def _where(
             "a selection of tokens works in calls of a Lens only."
         )
     return torch.where(chosen[..., None], new, old)
-
-
-def selected(now: Running, tokens: Selection) -> Tensor:
-    """Which tokens of the running forward a selection names, as booleans ``[row, position]``."""
-    positions, lengths = now.positions[None, :], now.prompt_lengths[:, None]
-    rows = len(now.prompt_lengths)
-    if not isinstance(tokens, str):
-        if any(position < 0 for position in tokens):
-            raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
-        chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
-        return chosen[None].expand(rows, -1)
-    match tokens:
-        case "all":
-            return (positions >= 0).expand(rows, -1)
-        case "prompt":
-            return positions < lengths
-        case "generated":
-            return positions >= lengths
-        case "post-instruction":
-            return (positions < lengths) & (positions >= lengths - now.n_post)
-    raise InputError(
-        f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' or a "
-        "list of absolute positions."
-    )
 
 
 def _check_width(x: Tensor, vector: Tensor) -> None:

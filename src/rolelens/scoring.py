@@ -1,5 +1,6 @@
 """Multiple-choice scores: the log-probability a model gives to every option."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,22 @@ class Scores(Shown):
     questions: tuple[str, ...]
     domains: tuple[str, ...]
     method: str
+
+    @classmethod
+    def of(
+        cls,
+        questions: Sequence[Question],
+        logprobs: Float[Tensor, "question option"],
+        method: str,
+    ) -> "Scores":
+        """Scores of some questions."""
+        return cls(
+            logprobs=logprobs,
+            answers=torch.tensor([question.answer for question in questions]),
+            questions=tuple(question.id for question in questions),
+            domains=tuple(question.domain for question in questions),
+            method=method,
+        )
 
     @property
     def predictions(self) -> Int[Tensor, " question"]:
@@ -111,12 +128,64 @@ class Scores(Shown):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark, tokenised for one way of scoring; scored many times in a sweep."""
+    """A benchmark, tokenised for one way of scoring; scored many times in a sweep.
+
+    Attributes:
+        questions: what is asked.
+        method: how options are scored.
+        tokens: a row a question (``letter``), or a row an option.
+        letters: token ids of the letters.
+    """
 
     questions: tuple[Question, ...]
     method: Method
     tokens: Tokens
     letters: tuple[int, ...] = ()
+
+    @property
+    def n_options(self) -> int:
+        """Options of the question that has most."""
+        return max(len(question.options) for question in self.questions)
+
+    @property
+    def owners(self) -> Int[Tensor, " row"]:
+        """Which question each row of the tokens belongs to."""
+        each = [1 if self.method == "letter" else len(q.options) for q in self.questions]
+        return torch.arange(len(each)).repeat_interleave(torch.tensor(each))
+
+    def take(self, questions: Sequence[int]) -> "Prepared":
+        """Some of the questions."""
+        owners = self.owners
+        rows = [int(row) for question in questions for row in (owners == question).nonzero()]
+        chosen = tuple(self.questions[question] for question in questions)
+        return dataclasses.replace(self, questions=chosen, tokens=self.tokens.take(rows))
+
+    def logprobs(
+        self, read: Float[Tensor, "*cell row read"]
+    ) -> Float[Tensor, "*cell question option"]:
+        """Option log-probabilities, in nats, from what was read off the model.
+
+        Args:
+            read: logits of the letters at the end of every prompt, or the log-probability of
+                every token of every option (0 past its end).
+
+        Raises:
+            InputError: a score is NaN.
+        """
+        most = self.n_options
+        missing = torch.tensor([[k >= len(q.options) for k in range(most)] for q in self.questions])
+        if self.method == "letter":
+            scores = read[..., :most].masked_fill(missing, -torch.inf).log_softmax(dim=-1)
+        else:
+            sums = read.double().sum(dim=-1)
+            if self.method == "cloze_norm":
+                pairs = zip(self.tokens.ids, self.tokens.prompt_lengths, strict=True)
+                sums = sums / torch.tensor([len(ids) - length for ids, length in pairs])
+            scores = torch.full((*read.shape[:-2], len(self.questions), most), -torch.inf)
+            scores[..., ~missing] = sums.float()
+        if torch.isnan(scores).any():
+            raise InputError("scores are NaN; steer less strongly, or load the model in float32.")
+        return scores
 
 
 def evaluate(
@@ -161,7 +230,9 @@ def prepare(
         most = max(len(question.options) for question in questions)
         letters = _letter_ids(lens, prompts[0], most, system)
         return Prepared(questions, method, lens.tokenize(prompts, system=system), letters)
-    pairs = [(question.text, option) for question in questions for option in question.options]
+    pairs = [
+        (cloze_prompt(question), option) for question in questions for option in question.options
+    ]
     texts, options = [text for text, _ in pairs], [option for _, option in pairs]
     return Prepared(questions, method, lens.tokenize(texts, options, system=system))
 
@@ -176,39 +247,48 @@ def checked_method(method: str) -> Method:
 
 def score(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Scores:
     """Score a prepared benchmark."""
-    questions = prepared.questions
-    most = max(len(question.options) for question in questions)
-    missing = torch.tensor([[k >= len(q.options) for k in range(most)] for q in questions])
     if prepared.method == "letter":
-        logits = forward.next_token_logits(
+        read = forward.next_token_logits(
             lens.model, prepared.tokens, vocab=prepared.letters, hooks=hooks
         )
-        logprobs = logits.masked_fill(missing, -torch.inf).log_softmax(dim=-1)
     else:
-        owner = torch.tensor([n for n, q in enumerate(questions) for _ in q.options])
-        mine = (lambda rows: hooks(owner[rows])) if callable(hooks) else hooks
+        owners = prepared.owners
+        mine = (lambda rows: hooks(owners[rows])) if callable(hooks) else hooks
         parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=mine)
-        mean = prepared.method == "cloze_norm"
-        sums = [float(part.double().mean() if mean else part.double().sum()) for part in parts]
-        logprobs = torch.full((len(questions), most), -torch.inf)
-        logprobs[~missing] = torch.tensor(sums)
-    if torch.isnan(logprobs).any():
-        raise InputError("scores are NaN; steer less strongly, or load the model in float32.")
-    return Scores(
-        logprobs=logprobs,
-        answers=torch.tensor([question.answer for question in questions]),
-        questions=tuple(question.id for question in questions),
-        domains=tuple(question.domain for question in questions),
-        method=prepared.method,
-    )
+        read = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    return Scores.of(prepared.questions, prepared.logprobs(read), prepared.method)
 
 
 def letter_prompt(question: Question) -> str:
-    """The paper's multiple-choice prompt: question, lettered options, request for the letter."""
-    return "\n".join([question.text, *_lettered(question), *_REQUEST])
+    """The paper's multiple-choice prompt: question, lettered options, request for the letter.
+
+    Shots stand before it, under MMLU's heading. A question with a prompt has that one.
+    """
+    if question.prompt is not None:
+        return question.prompt
+    own = "\n".join([question.text, *_lettered(question), *_REQUEST])
+    if not question.shots:
+        return own
+    return "\n\n".join([_heading(question), *map(_answered, question.shots), own])
+
+
+def cloze_prompt(question: Question) -> str:
+    """The question alone; shots stand before it, each with its correct option."""
+    shots = [f"{shot.text}\n{shot.options[shot.answer]}" for shot in question.shots]
+    return "\n\n".join([*shots, question.text])
 
 
 _REQUEST = ("Answer with the letter of the correct answer.", "Answer:")
+
+
+def _heading(question: Question) -> str:
+    about = (question.subject or question.domain).replace("_", " ")
+    known = f" about {about}" if about else ""
+    return f"The following are multiple choice questions (with answers){known}."
+
+
+def _answered(shot: Question) -> str:
+    return "\n".join([shot.text, *_lettered(shot), f"Answer: {LETTERS[shot.answer]}"])
 
 
 def _lettered(question: Question) -> Iterator[str]:

@@ -5,6 +5,8 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
+from rolelens.forward.edits import Ablation, Addition, Edit
+from rolelens.forward.gradients import gradients
 from rolelens.forward.models import (
     Hook,
     HookedModel,
@@ -17,37 +19,49 @@ from rolelens.forward.models import (
 from rolelens.forward.passes import (
     Hooks,
     RowHooks,
-    Running,
     answer_logprobs,
-    check_positions,
     decode,
     next_token_logits,
     probe,
-    residual_stream,
-    running,
 )
-from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
+from rolelens.forward.plain import Plain, cells, resumes
+from rolelens.forward.selection import Running, Selection, running, selected
+from rolelens.forward.shared import Shared
+from rolelens.forward.streams import check_positions, residual_stream
+from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix, groups
 
 __all__ = [
     "TOKEN_BUDGET",
+    "Ablation",
+    "Addition",
     "Batch",
+    "Edit",
     "Hook",
     "HookFn",
     "HookedModel",
     "Hooks",
+    "Plain",
     "RowHooks",
     "Running",
+    "Selection",
+    "Shared",
     "Tokens",
     "answer_logprobs",
     "batches",
+    "cells",
     "check_positions",
+    "common_prefix",
     "decode",
     "end_ids",
     "fingerprint",
+    "gradients",
+    "groups",
     "is_centred",
     "next_token_logits",
     "probe",
     "residual_stream",
+    "resumes",
     "running",
+    "selected",
     "steady_memory",
 ]

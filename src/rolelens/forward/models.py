@@ -51,7 +51,7 @@ def run(
     """
     ids = ids.to(model.cfg.device)
     kwargs: dict[str, Any] = {}
-    if _is_bridge(model):
+    if is_bridge(model):
         kwargs = {"use_cache": cache is not None}
         if cache is not None:
             kwargs["past_key_values"] = cache
@@ -66,7 +66,7 @@ def run(
 
 def new_cache(model: HookedModel, rows: int) -> Any:
     """An empty cache of keys and values."""
-    if _is_bridge(model):
+    if is_bridge(model):
         from transformers import DynamicCache
 
         return DynamicCache(config=_wrapped(model).config)
@@ -93,14 +93,13 @@ def unembed(
     Right for models that end in a norm, a matrix and a soft cap. The product is taken in float32:
     logits rounded to bfloat16 would tie.
     """
-    with torch.no_grad():
-        normed = model.ln_final(final[None])[0]
-        weight, bias = model.unembed.W_U, model.unembed.b_U
-        if vocab is not None:
-            weight, bias = weight[:, vocab], bias[vocab]
-        logits: Tensor = normed.float() @ weight.float() + bias.float()
-        cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+    normed = model.ln_final(final[None])[0]
+    weight, bias = model.unembed.W_U, model.unembed.b_U
+    if vocab is not None:
+        weight, bias = weight[:, vocab], bias[vocab]
+    logits: Tensor = normed.float() @ weight.float() + bias.float()
+    cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
+    return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
 def steady_memory() -> None:
@@ -114,7 +113,7 @@ def steady_memory() -> None:
 
 def end_ids(model: HookedModel) -> set[int]:
     """Tokens that end an answer, by the model's own generation settings."""
-    config = getattr(_wrapped(model), "generation_config", None) if _is_bridge(model) else None
+    config = getattr(_wrapped(model), "generation_config", None) if is_bridge(model) else None
     end = getattr(config, "eos_token_id", None)
     return {int(i) for i in (end if isinstance(end, list) else [end]) if i is not None}
 
@@ -131,7 +130,8 @@ def fingerprint(model: HookedModel) -> str:
     return hashlib.sha256(signs.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def _is_bridge(model: HookedModel) -> bool:
+def is_bridge(model: HookedModel) -> bool:
+    """Whether it wraps a Hugging Face model."""
     return hasattr(model, "original_model")
 
 

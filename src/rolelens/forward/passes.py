@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -14,98 +12,15 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.models import Hook, HookedModel, HookFn
+from rolelens.forward.selection import Running, running
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
-from rolelens.vectors import Source
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
 
 
-@dataclass(frozen=True)
-class Running:
-    """What hooks may know of the forward pass they are called in.
-
-    Attributes:
-        positions: absolute positions of the tokens in this forward pass.
-        prompt_lengths: tokens of each row's prompt.
-        n_post: how many of the prompt's last tokens are post-instruction tokens.
-        source: the lens that runs it.
-    """
-
-    positions: Int[Tensor, " position"]
-    prompt_lengths: Int[Tensor, " row"]
-    n_post: int
-    source: Source | None = None
-
-
-running: ContextVar[Running | None] = ContextVar("running", default=None)
-
-
-class _Stop(Exception):  # noqa: N818
+class Stop(Exception):  # noqa: N818
     """Ends a forward pass once everything that is needed was read."""
-
-
-def check_positions(tokens: Tokens, positions: Sequence[int]) -> None:
-    """Refuse positions that are not in every prompt."""
-    shortest = min(tokens.prompt_lengths)
-    if not all(-shortest <= position < 0 for position in positions):
-        raise InputError(
-            f"positions are {list(positions)}; they count from the end, from -1 down to "
-            f"-{shortest}, the length of the shortest prompt in tokens."
-        )
-
-
-def residual_stream(
-    model: HookedModel,
-    tokens: Tokens,
-    layers: Sequence[int],
-    positions: Sequence[int],
-    *,
-    hooks: Hooks = (),
-    budget: int = TOKEN_BUDGET,
-) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
-    """Read the residual stream entering each layer, a batch at a time.
-
-    The forward pass ends at the last layer asked for; nothing is unembedded.
-
-    Args:
-        model: the model.
-        tokens: the prompts.
-        layers: layers, in any order.
-        positions: positions counted from the end of each prompt (-1 is its last token).
-        hooks: what is done to the stream on the way.
-        budget: tokens of one batch.
-
-    Yields:
-        The rows (indices into ``tokens``) and their residual stream.
-    """
-    check_positions(tokens, positions)
-    offsets = torch.tensor(positions)
-    for batch in batches(tokens, budget):
-        read: dict[int, Tensor] = {}
-        index = batch.prompt_lengths[:, None] + offsets
-
-        def keep(
-            x: Tensor,
-            hook: Any,
-            *,
-            layer: int,
-            read: dict[int, Tensor] = read,
-            index: Tensor = index,
-        ) -> None:
-            read[layer] = _gather(x, index)
-            if len(read) == len(set(layers)):
-                raise _Stop
-
-        readers = [
-            (f"blocks.{layer}.hook_resid_pre", _bind(keep, layer=layer)) for layer in set(layers)
-        ]
-        with _steered(model, batch, hooks, readers), _until_stop():
-            models.run(model, batch.ids, None)
-        stacked = torch.stack([read[layer] for layer in layers], dim=1)
-        read.clear()
-        yield batch.rows, stacked
-        del stacked
 
 
 def next_token_logits(
@@ -129,7 +44,7 @@ def next_token_logits(
     for batch in batches(tokens, budget):
         index = (batch.lengths - 1)[:, None]
         final = _final_residual(model, batch, index, hooks)[:, 0]
-        out[batch.rows] = _unembed(model, final, list(vocab)).float().cpu()
+        out[batch.rows] = unembed(model, final, list(vocab)).float().cpu()
     return out
 
 
@@ -164,21 +79,22 @@ def answer_logprobs(
             final = torch.cat([before, after], dim=1)
         answered = torch.arange(width) < (batch.lengths - length)[:, None]
         found = torch.zeros(answered.shape)
-        found[answered] = _logprobs(model, final[answered], batch.ids[:, length:][answered])
+        targets = batch.ids[:, length:][answered][:, None]
+        found[answered] = token_logprobs(model, final[answered], targets)[:, 0]
         for row, i in enumerate(batch.rows.tolist()):
             out[i] = found[row, answered[row]]
     return out
 
 
-def _logprobs(
-    model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
-) -> Float[Tensor, " n"]:
-    """Log-probability of each target, unembedding a few hundred vectors at a time."""
+def token_logprobs(
+    model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, "n token"]
+) -> Float[Tensor, "n token"]:
+    """Log-probability of some tokens each, unembedding a few hundred vectors at a time."""
     parts = []
     for x, target in zip(torch.split(final, 256), torch.split(targets, 256), strict=True):
-        logits = _unembed(model, x, None).float()
-        own = logits.gather(1, target[:, None].to(logits.device))[:, 0]
-        parts.append((own - logits.logsumexp(dim=-1)).cpu())
+        logits = unembed(model, x, None).float()
+        own = logits.gather(1, target.to(logits.device))
+        parts.append((own - logits.logsumexp(dim=-1, keepdim=True)).cpu())
     return torch.cat(parts)
 
 
@@ -205,7 +121,7 @@ def decode(
     kept = models.new_cache(model, len(batch.rows)) if cache else None
     start = 0
     for _ in range(max_new_tokens):
-        with _steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
+        with steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
             logits = models.run(model, ids[:, start:], kept, last_only=True)
         chosen = pick(logits[:, -1].float(), ids)
         start = ids.shape[1] if cache else 0
@@ -214,7 +130,7 @@ def decode(
 
 
 @contextmanager
-def _steered(
+def steered(
     model: HookedModel,
     batch: Batch,
     hooks: Hooks,
@@ -247,10 +163,11 @@ def _steered(
 
 
 @contextmanager
-def _until_stop() -> Iterator[None]:
+def until_stop() -> Iterator[None]:
+    """Run a model until a hook has read what is needed."""
     try:
         yield
-    except _Stop:
+    except Stop:
         return
     raise InputError(
         "the model ran to its end without passing a hook that was to be read; this architecture "
@@ -258,13 +175,15 @@ def _until_stop() -> Iterator[None]:
     )
 
 
-def _bind(keep: Callable[..., None], **fixed: int) -> HookFn:
+def bind(keep: Callable[..., Tensor | None], **fixed: int) -> HookFn:
+    """Make a hook of a function of more arguments."""
     return lambda x, hook: keep(x, hook, **fixed)
 
 
-def _gather(
+def gather(
     x: Float[Tensor, "row position d_model"], index: Int[Tensor, "row read"]
 ) -> Float[Tensor, "row read d_model"]:
+    """Read some columns of each row."""
     return x[torch.arange(x.shape[0], device=x.device)[:, None], index.to(x.device)]
 
 
@@ -287,11 +206,11 @@ def _final_residual(
     read: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:
-        read.append(_gather(x, index))
-        raise _Stop
+        read.append(gather(x, index))
+        raise Stop
 
     reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)
-    with _steered(model, batch, hooks, [reader], start=start), _until_stop():
+    with steered(model, batch, hooks, [reader], start=start), until_stop():
         models.run(model, batch.ids, cache)
     return read[0]
 
@@ -299,7 +218,7 @@ def _final_residual(
 _unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def _unembed(
+def unembed(
     model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
 ) -> Float[Tensor, "n token"]:
     """Unembed single vectors, where this gives the model's own logits."""
@@ -309,7 +228,8 @@ def _unembed(
             f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix and a soft "
             "cap, so its scores cannot be computed; please report this architecture."
         )
-    return models.unembed(model, final, vocab)
+    with torch.no_grad():
+        return models.unembed(model, final, vocab)
 
 
 def probe(model: HookedModel) -> None:
@@ -323,8 +243,9 @@ def _unembedding_agrees(model: HookedModel) -> bool:
     one = torch.tensor([0])
     batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
     final = _final_residual(model, batch, torch.arange(4)[None], ())[0]
-    with _steered(model, batch, (), ()):
+    with steered(model, batch, (), ()):
         own = models.run(model, batch.ids)[0]
-    found = models.unembed(model, final)
+    with torch.no_grad():
+        found = models.unembed(model, final)
     tolerance = max(1e-3, 4 * torch.finfo(own.dtype).eps)
     return bool((own.float() - found).abs().max() <= tolerance * own.abs().max().clamp(min=1))

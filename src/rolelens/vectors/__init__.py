@@ -4,7 +4,16 @@ Pure mathematics and storage: no model is known here.
 """
 
 from rolelens.vectors.direction import Direction, Source, check_sources, mean
-from rolelens.vectors.estimators import RunningMean
-from rolelens.vectors.role_vectors import RoleVectors
+from rolelens.vectors.estimators import RunningMean, WeightedSums
+from rolelens.vectors.role_vectors import RoleVectors, concat
 
-__all__ = ["Direction", "RoleVectors", "RunningMean", "Source", "check_sources", "mean"]
+__all__ = [
+    "Direction",
+    "RoleVectors",
+    "RunningMean",
+    "Source",
+    "WeightedSums",
+    "check_sources",
+    "concat",
+    "mean",
+]

@@ -1,6 +1,7 @@
 """How directions are estimated from activations."""
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
@@ -25,3 +26,30 @@ class RunningMean:
         if self._sum is None:
             raise InputError("the mean of no prompts was asked for; pass at least one.")
         return self._sum / self.count
+
+
+class WeightedSums:
+    """Weighted sums over prompts of tensors that arrive in batches, accumulated in float64.
+
+    Each row of weights gives one sum; with weights +1/n and -1/m it is a difference of means.
+
+    Args:
+        weights: the weight of every prompt in every sum.
+    """
+
+    def __init__(self, weights: Float[Tensor, "null prompt"]) -> None:
+        self._weights = weights.double()
+        self._sums: Tensor | None = None
+
+    def add(self, batch: Tensor, prompts: Int[Tensor, " row"]) -> None:
+        """Take in ``[row, ...]``, and which prompt each row is."""
+        weights = self._weights[:, prompts].to(batch.device)
+        total = torch.tensordot(weights, batch.double(), dims=1)
+        self._sums = total if self._sums is None else self._sums + total
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums so far, ``[null, ...]``, float64."""
+        if self._sums is None:
+            raise InputError("weighted sums of no prompts were asked for; pass at least one.")
+        return self._sums

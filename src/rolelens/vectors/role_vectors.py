@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -245,3 +246,39 @@ class RoleVectors(Shown):
                 "the same."
             )
         check_sources(self.source, other.source)
+
+
+def concat(*vectors: RoleVectors) -> RoleVectors:
+    """Put the roles of several together, e.g. those of roles and of nulls.
+
+    The residual norm is that of the first; what is known of the prompts is merged.
+
+    Raises:
+        InputError: nothing was passed, layers, positions, site, width or source differ, a role
+            comes twice, or one name stands for different prompts.
+    """
+    if not vectors:
+        raise InputError("no role vectors to put together; pass at least one.")
+    for one, other in itertools.combinations(vectors, 2):
+        one._check(other)
+    roles = [role for one in vectors for role in one.roles]
+    for role in roles:
+        if roles.count(role) > 1:
+            raise InputError(
+                f"the role {role!r} comes {roles.count(role)} times; take each role once, or rename"
+                " one with dataclasses.replace(vectors, roles=...)."
+            )
+    prompts: dict[str, tuple[int, str]] = {}
+    for name, found in (item for one in vectors for item in one.prompts.items()):
+        if prompts.setdefault(name, found) != found:
+            raise InputError(
+                f"{name!r} stands for different prompts ({prompts[name]} and {found}, as number and"
+                " hash) in vectors that are put together; measure them on the same prompts."
+            )
+    return dataclasses.replace(
+        vectors[0],
+        directions=torch.cat([one.directions for one in vectors]),
+        roles=tuple(roles),
+        prompts=prompts,
+        contrast="; ".join(dict.fromkeys(one.contrast for one in vectors)),
+    )

@@ -1,14 +1,12 @@
-"""Multiple-choice benchmarks: questions with options and stable ids."""
+"""Questions with options, and lists of them under a name."""
 
-import csv
 import dataclasses
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +25,9 @@ class Question:
         options: what may be answered, 2 to 10 of them.
         answer: index of the correct option.
         domain: what it is about.
+        subject: the subject inside the domain, as MMLU names them.
+        shots: questions that are shown before it, with their answers.
+        prompt: the whole prompt for method ``letter``, word for word, in place of rolelens' own.
     """
 
     id: str
@@ -34,6 +35,9 @@ class Question:
     options: tuple[str, ...]
     answer: int
     domain: str = ""
+    subject: str = ""
+    shots: tuple["Question", ...] = ()
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.options) <= len(LETTERS):
@@ -51,6 +55,17 @@ class Question:
             raise InputError(
                 f"question {self.id!r} names option {self.answer} as correct; it has options 0 to "
                 f"{len(self.options) - 1}."
+            )
+        if any(shot.shots for shot in self.shots):
+            raise InputError(
+                f"a shot of question {self.id!r} has shots itself; give it questions without."
+            )
+        if self.prompt is not None and not self.prompt.strip():
+            raise InputError(f"question {self.id!r} has an empty prompt; fill it in, or pass None.")
+        if self.prompt is not None and self.shots:
+            raise InputError(
+                f"question {self.id!r} has a prompt and {len(self.shots)} shots; write the shots "
+                "into the prompt, or leave one of the two out."
             )
 
 
@@ -78,7 +93,7 @@ class Benchmark(Sequence[Question]):
     @property
     def sha(self) -> str:
         """Hash of everything that is asked."""
-        plain = [dataclasses.asdict(question) for question in self.questions]
+        plain = [_asked(question) for question in self.questions]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
     def domain(self, *names: str) -> "Benchmark":
@@ -124,66 +139,8 @@ class Benchmark(Sequence[Question]):
         )
 
 
-def load_benchmark(source: str | Path | Sequence[Question], split: str = "test") -> Benchmark:
-    """Load a benchmark.
-
-    Args:
-        source: ``"mini"`` (320 questions shipped with rolelens, 8 domains), a folder of MMLU CSV
-            files (headerless: question, A, B, C, D, letter), or a list of questions.
-        split: subfolder of an MMLU folder that has ``dev``, ``val`` and ``test``.
-
-    Raises:
-        InputError: nothing there, or a row that cannot be read (file and line are named).
-    """
-    if not isinstance(source, str | Path):
-        return _checked(Benchmark("own questions", tuple(source)))
-    if source == "mini":
-        text = (resources.files("rolelens") / "data" / "mini.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
-        return _checked(
-            Benchmark(
-                "mini",
-                tuple(
-                    Question(
-                        id=row["id"],
-                        text=row["question"],
-                        options=tuple(row["options"]),
-                        answer=LETTERS.index(row["answer"]),
-                        domain=row["domain"],
-                    )
-                    for row in rows
-                ),
-            )
-        )
-    folder = Path(source)
-    if not folder.is_dir():
-        raise InputError(
-            f"no benchmark {str(source)!r}; name 'mini' or a folder of MMLU CSV files."
-        )
-    folder = folder / split if (folder / split).is_dir() else folder
-    questions = [q for file in sorted(folder.glob("*.csv")) for q in _mmlu(file)]
-    if not questions:
-        raise InputError(f"no CSV file with questions in {str(folder)!r}.")
-    return _checked(Benchmark(folder.name, tuple(questions)))
-
-
-def _mmlu(path: Path) -> Iterator[Question]:
-    subject = path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        for n, row in enumerate(reader):
-            if "\ufffd" in "".join(row):
-                raise InputError(f"{path}, line {reader.line_num} is not UTF-8; convert the file.")
-            if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: expected question, four options and a letter "
-                    f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
-                )
-            answer = LETTERS.index(row[5].strip())
-            yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject)
-
-
-def _checked(benchmark: Benchmark) -> Benchmark:
+def checked(benchmark: Benchmark) -> Benchmark:
+    """A benchmark that has questions, each with an id of its own."""
     if not benchmark.questions:
         raise InputError("a benchmark needs at least one question.")
     ids = [question.id for question in benchmark]
@@ -191,6 +148,16 @@ def _checked(benchmark: Benchmark) -> Benchmark:
     if twice:
         raise InputError(f"questions share the id {min(twice)!r}; every id has to be unique.")
     return benchmark
+
+
+def _asked(question: Question) -> dict[str, Any]:
+    """What a question's prompts are made of; the subject is only in the heading of shots."""
+    fields = dataclasses.asdict(question)
+    if not question.shots:
+        del fields["subject"], fields["shots"]
+    if question.prompt is None:
+        del fields["prompt"]
+    return fields
 
 
 def _twins(questions: Sequence[Question]) -> list[list[Question]]:

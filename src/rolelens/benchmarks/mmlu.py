@@ -1,0 +1,105 @@
+"""MMLU: the original CSV files, the hub's rows, and the shots of its dev split."""
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rolelens.benchmarks.questions import LETTERS, Question
+from rolelens.errors import InputError, unknown
+
+HUB = "cais/mmlu"
+SPLITS = ("dev", "val", "test")
+
+
+def from_folder(folder: Path) -> list[Question]:
+    """The questions of a folder of CSV files, one a subject."""
+    files = sorted(folder.glob("*.csv"), key=_subject)
+    return [question for file in files for question in _csv(file)]
+
+
+def from_hub(split: str, subjects: Iterable[str] | None) -> list[Question]:
+    """The questions of the hub's copy."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    from datasets import load_dataset
+
+    split = "validation" if split == "val" else split
+    questions: list[Question] = []
+    for config in ("all",) if subjects is None else sorted(set(subjects)):
+        try:
+            rows = load_dataset(HUB, config, split=split)
+        except Exception as error:  # the hub client raises dozens of classes
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+            raise InputError(
+                f"MMLU ({HUB}, {config}) cannot be reached ({reason}); download it where there is "
+                "a network, check the subject's name, or pass a folder of MMLU CSV files."
+            ) from error
+        questions += from_rows(rows, f"{HUB} ({config}, {split})")
+    return questions
+
+
+def from_rows(rows: Iterable[Any], where: str) -> Iterator[Question]:
+    """Questions of rows as the hub has them, with the ids they have in the CSV files.
+
+    Args:
+        rows: each with ``question``, ``subject``, ``choices`` and ``answer``, an index.
+        where: what they are called in an error.
+    """
+    seen: Counter[str] = Counter()
+    for n, row in enumerate(rows):
+        text, subject, options, answer = map(row.get, ("question", "subject", "choices", "answer"))
+        texts = [text, subject, *(options if isinstance(options, list) else [None])]
+        if not all(isinstance(part, str) for part in texts) or answer not in range(len(options)):
+            raise InputError(
+                f"{where}, row {n + 1}: expected a question, a subject, choices and the index of "
+                f"the correct one, found {str(row)[:200]!r}."
+            )
+        name = f"{subject}-{seen[subject]:04d}"
+        yield Question(name, text, tuple(options), answer, subject, subject)
+        seen[subject] += 1
+
+
+def with_shots(
+    questions: Iterable[Question], dev: Iterable[Question], shots: int
+) -> list[Question]:
+    """The questions, each with the first questions of its subject in the dev split."""
+    known: dict[str, list[Question]] = {}
+    for question in dev:
+        known.setdefault(question.subject, []).append(question)
+    return [
+        dataclasses.replace(question, shots=_first(known, question.subject, shots))
+        for question in questions
+    ]
+
+
+def _first(known: dict[str, list[Question]], subject: str, shots: int) -> tuple[Question, ...]:
+    own: Sequence[Question] = known.get(subject, ())
+    if len(own) < shots:
+        raise InputError(
+            f"shots is {shots} and the dev split of {subject!r} has {len(own)} questions; ask for "
+            "no more than there are."
+        )
+    return tuple(own[:shots])
+
+
+def _subject(path: Path) -> str:
+    return path.stem.removesuffix("_test").removesuffix("_dev").removesuffix("_val")
+
+
+def _csv(path: Path) -> Iterator[Question]:
+    subject = _subject(path)
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        for n, row in enumerate(reader):
+            if "\ufffd" in "".join(row):
+                raise InputError(f"{path}, line {reader.line_num} is not UTF-8; convert the file.")
+            if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: expected question, four options and a letter "
+                    f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
+                )
+            answer = LETTERS.index(row[5].strip())
+            yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject, subject)

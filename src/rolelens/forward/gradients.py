@@ -1,0 +1,106 @@
+"""How a score would change, to first order, if the residual stream were changed anywhere."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens.forward import models
+from rolelens.forward.models import HookedModel
+from rolelens.forward.passes import Stop, bind, probe, until_stop
+from rolelens.forward.selection import Running, Selection, running, selected
+from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
+
+
+def gradients(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    selection: Selection = "all",
+    *,
+    vocab: Sequence[int] | None = None,
+    weights: Float[Tensor, "row read"],
+    budget: int = TOKEN_BUDGET // 4,
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer d_model"]]]:
+    """Gradient of a score with respect to the residual stream entering each layer.
+
+    One forward and one backward pass give it for all layers. Its product with a direction, times
+    alpha, is to first order what adding alpha d to the selected tokens does to the score.
+
+    Args:
+        model: the model.
+        tokens: the prompts, each with its answer where answers are scored.
+        layers: the layers.
+        selection: the tokens over which the gradient is summed.
+        vocab: the score weighs the logits of these tokens at the end of each prompt; None: it
+            weighs the summed log-probability of each answer.
+        weights: weight of every token of ``vocab``, or one weight a row.
+        budget: tokens of one batch.
+
+    Yields:
+        The rows (indices into ``tokens``), and the gradient summed over the selected tokens.
+    """
+    probe(model)
+    chosen = sorted(set(layers))
+    for batch in batches(tokens, budget):
+        entries, final = _forward(model, batch, chosen)
+        with torch.enable_grad():
+            score = _score(model, batch, final, vocab, weights[batch.rows])
+            found = torch.autograd.grad(score, [entries[layer] for layer in chosen])
+        now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+        mask = selected(now, selection) & (now.positions < batch.lengths[:, None])
+        summed = {
+            layer: (grad * mask[..., None].to(grad)).sum(dim=1).float().cpu()
+            for layer, grad in zip(chosen, found, strict=True)
+        }
+        yield batch.rows, torch.stack([summed[layer] for layer in layers], dim=1)
+
+
+def _forward(
+    model: HookedModel, batch: Batch, layers: Sequence[int]
+) -> tuple[dict[int, Tensor], Float[Tensor, "row position d_model"]]:
+    """The residual stream entering some layers and leaving the last, ready to be differentiated."""
+    entries: dict[int, Tensor] = {}
+    final: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any, *, layer: int) -> Tensor:
+        entries[layer] = x.detach().requires_grad_() if layer == layers[0] else x
+        return entries[layer]
+
+    def finish(x: Tensor, hook: Any) -> None:
+        final.append(x)
+        raise Stop
+
+    readers = [(f"blocks.{layer}.hook_resid_pre", bind(keep, layer=layer)) for layer in layers]
+    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", finish))
+    positions = torch.arange(batch.ids.shape[1])
+    token = running.set(Running(positions, batch.prompt_lengths, batch.n_post, batch.source))
+    try:
+        with torch.enable_grad(), model.hooks(fwd_hooks=readers), until_stop():
+            models.run(model, batch.ids)
+    finally:
+        running.reset(token)
+    return entries, final[0]
+
+
+def _score(
+    model: HookedModel,
+    batch: Batch,
+    final: Float[Tensor, "row position d_model"],
+    vocab: Sequence[int] | None,
+    weights: Float[Tensor, "row read"],
+) -> Float[Tensor, ""]:
+    rows = torch.arange(len(batch.rows))
+    if vocab is not None:
+        logits = models.unembed(model, final[rows, batch.prompt_lengths - 1], list(vocab))
+        return (logits * weights.to(logits)).sum()
+    at = torch.arange(batch.ids.shape[1] - 1)
+    ends = batch.lengths[:, None] - 1
+    answers = (at >= batch.prompt_lengths[:, None] - 1) & (at < ends)
+    logits = models.unembed(model, final[:, :-1][answers])
+    targets = batch.ids[:, 1:][answers][:, None].to(logits.device)
+    logprobs = logits.log_softmax(dim=-1).gather(1, targets)[:, 0]
+    each = weights.expand(-1, len(at))[answers]
+    return (logprobs * each.to(logprobs)).sum()

@@ -1,0 +1,121 @@
+"""Prompts under many edits: shared work where the model allows it, a pass a cell where not."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rolelens.forward.edits import Addition, Edit
+from rolelens.forward.models import Hook, HookedModel, is_bridge
+from rolelens.forward.passes import answer_logprobs, next_token_logits
+from rolelens.forward.selection import Selection, running, selected
+from rolelens.forward.shared import Shared
+from rolelens.forward.tokens import TOKEN_BUDGET, Tokens
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One whole forward pass a cell; arguments as for :class:`Shared`."""
+
+    model: HookedModel
+    tokens: Tokens
+    selection: Selection = "all"
+    vocab: Sequence[int] | None = None
+    budget: int = TOKEN_BUDGET
+
+    def steered(self, edit: Edit) -> Float[Tensor, "cell row read"]:
+        """Score every row under every cell of an edit, as :meth:`Shared.steered` does."""
+
+        def mask() -> Tensor:
+            now = running.get()
+            assert now is not None
+            return selected(now, self.selection)
+
+        return torch.stack(
+            [
+                self._read(edit.hooks(self.model.cfg.n_layers, torch.tensor([cell]), mask))
+                for cell in range(len(edit))
+            ]
+        )
+
+    def _read(self, hooks: Sequence[Hook]) -> Float[Tensor, "row read"]:
+        if self.vocab is not None:
+            return next_token_logits(
+                self.model, self.tokens, vocab=self.vocab, hooks=hooks, budget=self.budget
+            )
+        parts = answer_logprobs(self.model, self.tokens, hooks=hooks, budget=self.budget)
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+
+def cells(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    selection: Selection = "all",
+    *,
+    vocab: Sequence[int] | None = None,
+    budget: int = TOKEN_BUDGET,
+) -> Shared | Plain:
+    """Prepare prompts to be scored under many edits; arguments as for :class:`Shared`.
+
+    A model that cannot be resumed runs whole passes, which is said once.
+    """
+    if resumes(model):
+        return Shared(model, tokens, layers, selection, vocab=vocab, budget=budget)
+    if model not in _said:
+        _said[model] = True
+        warnings.warn(
+            f"{model.cfg.model_name!r} ({type(model).__name__}) cannot be resumed in the middle of "
+            "a forward pass, so every cell runs whole passes and takes several times as long; load "
+            "the model as a TransformerBridge, with no hooks on it, if you can.",
+            stacklevel=2,
+        )
+    return Plain(model, tokens, selection, vocab, budget)
+
+
+_said: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+_resumes: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+
+
+def resumes(model: HookedModel) -> bool:
+    """Whether forward passes can begin above blocks and behind tokens; tried once.
+
+    They do not while hooks are installed: those expect whole passes.
+    """
+    if any(point.fwd_hooks for point in model.hook_dict.values()):
+        return False
+    if model not in _resumes:
+        _resumes[model] = is_bridge(model) and _agrees(model)
+    return _resumes[model]
+
+
+def _agrees(model: HookedModel) -> bool:
+    """Whether resumed scores are those of whole passes, tried on three short prompts."""
+    layer = model.cfg.n_layers // 2
+    drawn = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.cfg.d_vocab, (3, 16), generator=drawn)
+    ids[1:, :5] = ids[0, :5]
+    rows = tuple(tuple(row[: 14 + n].tolist()) for n, row in enumerate(ids))
+    tokens = Tokens(rows, (12, 12, 12), 2)
+    delta = torch.randn(1, model.cfg.d_model, generator=drawn)
+    try:
+        for selection in ("all", "post-instruction"):
+            shared = Shared(model, tokens, [layer], selection)
+            norm = shared.parts[0].x[layer].float().norm(dim=-1).mean().cpu()
+            edit = Addition(delta / delta.norm() * norm, layer)
+            found = shared.steered(edit)
+            expected = Plain(model, tokens, selection).steered(edit)
+            tolerance = max(1e-3, 16 * torch.finfo(shared.parts[0].x[layer].dtype).eps)
+            if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+                return False
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):
+        return False  # an architecture that is built otherwise
+    except RuntimeError as error:
+        if "out of memory" in str(error).lower():
+            raise
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""Which tokens of a forward pass are edited."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rolelens.errors import InputError
+from rolelens.vectors import Source
+
+Selection: TypeAlias = Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
+"""Which tokens are edited: a name, or absolute positions (0 is the first token)."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What hooks may know of the forward pass they are called in.
+
+    Attributes:
+        positions: absolute positions of the tokens in this forward pass.
+        prompt_lengths: tokens of each row's prompt.
+        n_post: how many of the prompt's last tokens are post-instruction tokens.
+        source: the lens that runs it.
+    """
+
+    positions: Int[Tensor, " position"]
+    prompt_lengths: Int[Tensor, " row"]
+    n_post: int
+    source: Source | None = None
+
+
+running: ContextVar[Running | None] = ContextVar("running", default=None)
+
+
+def selected(now: Running, tokens: Selection) -> Bool[Tensor, "row position"]:
+    """Which tokens of a forward pass a selection names."""
+    positions, lengths = now.positions[None, :], now.prompt_lengths[:, None]
+    rows = len(now.prompt_lengths)
+    if not isinstance(tokens, str):
+        if any(position < 0 for position in tokens):
+            raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
+        chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
+        return chosen[None].expand(rows, -1)
+    match tokens:
+        case "all":
+            return (positions >= 0).expand(rows, -1)
+        case "prompt":
+            return positions < lengths
+        case "generated":
+            return positions >= lengths
+        case "post-instruction":
+            return (positions < lengths) & (positions >= lengths - now.n_post)
+    raise InputError(
+        f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' or a "
+        "list of absolute positions."
+    )

@@ -1,0 +1,287 @@
+"""Many steered versions of the same prompts, without running twice what they share.
+
+What stands below the edited layer and before the first edited token is the same in every version;
+a beginning that all prompts share is the same for all prompts of one version.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rolelens.errors import InputError
+from rolelens.forward.edits import Edit
+from rolelens.forward.models import HookedModel
+from rolelens.forward.passes import token_logprobs, unembed
+from rolelens.forward.resume import Pass, Past, resume
+from rolelens.forward.selection import Running, Selection, selected
+from rolelens.forward.tokens import TOKEN_BUDGET, Tokens, common_prefix
+
+
+@dataclass
+class _Part:
+    """Prompts that run together, and what is known of them unsteered.
+
+    Attributes:
+        prompts: which prompts.
+        rows: which rows answer them; all, in the order of ``prompts``.
+        owner: for each row, which of ``prompts`` it answers.
+        start: where each prompt begins to run.
+        x: residual stream entering each layer at the prompts' tokens from ``start`` on.
+        mask: which of these tokens are edited.
+        last: column of each prompt's last token.
+        before: keys and values of the tokens before ``start``; None where they are edited too.
+        final: what leaves the last block at the prompts' last tokens.
+        answers, answer_x, answer_mask: the same for the tokens of the answers but the last.
+    """
+
+    prompts: list[int]
+    rows: list[int]
+    owner: Int[Tensor, " row"]
+    start: Int[Tensor, " prompt"]
+    x: dict[int, Tensor] = field(default_factory=dict)
+    mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    last: Tensor = field(default_factory=lambda: torch.empty(0))
+    before: Past | None = None
+    final: Tensor = field(default_factory=lambda: torch.empty(0))
+    answers: Tensor = field(default_factory=lambda: torch.empty(0))
+    answer_x: dict[int, Tensor] = field(default_factory=dict)
+    answer_mask: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def width(self) -> int:
+        """Columns that run."""
+        return int(self.mask.shape[1])
+
+
+class Shared:
+    """Prompts, run once unsteered, that are then scored under many edits at once."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        tokens: Tokens,
+        layers: Sequence[int],
+        selection: Selection = "all",
+        *,
+        vocab: Sequence[int] | None = None,
+        budget: int = TOKEN_BUDGET,
+    ) -> None:
+        """Run the prompts.
+
+        Args:
+            model: a model that :func:`resumes`.
+            tokens: the prompts, each with its answer where answers are scored.
+            layers: the layers that will be edited (0 for ablation).
+            selection: which tokens are edited.
+            vocab: read the logits of these tokens at the end of each prompt; None: read the
+                log-probability of every token of each answer.
+            budget: tokens of one batch.
+        """
+        self.model, self.tokens, self.vocab, self.budget = model, tokens, vocab, budget
+        self.layers = sorted(set(layers))
+        self.selection = selection
+        starts = [i[:n] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+        index = {prompt: n for n, prompt in enumerate(dict.fromkeys(starts))}
+        self.prompts = list(index)
+        self.owner = [index[prompt] for prompt in starts]
+        self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
+        self.answer_width = max(
+            len(i) - n for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)
+        )
+        self.mask = self._edited(self.lengths, int(self.lengths.max()) + self.answer_width)
+        first = torch.where(
+            self.mask.any(dim=1), self.mask.int().argmax(dim=1), self.mask.shape[1]
+        ).clamp(max=self.lengths)
+        self.prefix = common_prefix(self.prompts)
+        self.edits_prefix = bool((first < self.prefix).any())
+        self.start = torch.full_like(first, self.prefix) if self.edits_prefix else first
+        self.beginning: Pass | None = None
+        if self.prefix:
+            ids = torch.tensor([self.prompts[0][: self.prefix]])
+            read = torch.tensor([[self.prefix - 1]])
+            self.beginning = resume(model, ids, read=read, entries=self.layers, keep=True)
+        self.parts = [self._run(prompts) for prompts in self._batches()]
+
+    def steered(self, edit: Edit) -> Float[Tensor, "cell row read"]:
+        """Score every row under every cell of an edit.
+
+        Returns:
+            Logits of ``vocab``, or the log-probability of every token of the answer (0 past its
+            end), float32 on the CPU.
+        """
+        if edit.layer not in self.layers:
+            raise InputError(f"layer {edit.layer} was not kept; kept are {self.layers}.")
+        width = self.answer_width if self.vocab is None else len(self.vocab)
+        out = torch.zeros(len(edit), len(self.tokens), width)
+        before = self._steered_beginning(edit) if self.prefix and self.edits_prefix else None
+        for part in self.parts:
+            for cells in self._chunks(part, len(edit)):
+                out[cells[:, None], torch.tensor(part.rows)] = self._score(
+                    part, edit, cells, before
+                )
+        return out
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Prompts that run together: of one length where answers follow, else of similar ones."""
+        starts = self.start.tolist()
+        keys = [(n - s, n) for n, s in zip(self.lengths.tolist(), starts, strict=True)]
+        group: list[int] = []
+        for prompt in sorted(range(len(keys)), key=lambda i: keys[i]):
+            width, length = keys[prompt]
+            if group:
+                fits = (len(group) + 1) * max(width, 1) <= self.budget
+                fits = fits and (len(group) + 1) * length <= 8 * self.budget
+                if self.answer_width:
+                    fits = fits and keys[group[0]] == keys[prompt]
+                else:
+                    fits = fits and keys[group[0]][0] >= 0.9 * width
+                if not fits:
+                    yield group
+                    group = []
+            group.append(prompt)
+        yield group
+
+    def _edited(self, lengths: Int[Tensor, " prompt"], width: int) -> Bool[Tensor, "prompt token"]:
+        now = Running(torch.arange(width), lengths, self.tokens.n_post)
+        return selected(now, self.selection)
+
+    def _run(self, prompts: list[int]) -> _Part:
+        """Run some prompts and their answers unsteered."""
+        rows = [row for prompt in prompts for row, own in enumerate(self.owner) if own == prompt]
+        owner = torch.tensor([prompts.index(self.owner[row]) for row in rows])
+        lengths, start = self.lengths[prompts], self.start[prompts]
+        part = _Part(prompts, rows, owner, start)
+        width = int((lengths - start).max())
+        ids = torch.zeros(len(prompts), int(lengths.max()) - self.prefix, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            own = self.prompts[prompt][self.prefix :]
+            ids[row, : len(own)] = torch.tensor(own)
+        clean = resume(
+            self.model,
+            ids,
+            past=self.beginning.past if self.beginning else None,
+            past_rows=torch.zeros(len(prompts), dtype=torch.long),
+            read=(lengths - 1 - self.prefix)[:, None],
+            entries=self.layers,
+            keep=bool(self.answer_width) or not self.edits_prefix,
+        )
+        index = (start - self.prefix)[:, None] + torch.arange(width)
+        index = index.clamp(max=ids.shape[1] - 1)
+        row_index = torch.arange(len(prompts))[:, None]
+        part.x = {layer: x[row_index, index] for layer, x in clean.entries.items()}
+        absolute = (index + self.prefix).clamp(max=self.mask.shape[1] - 1)
+        part.mask = self.mask[prompts].gather(1, absolute)
+        part.last = lengths - 1 - start
+        part.final = clean.final[:, 0]
+        if not self.edits_prefix:
+            part.before = clean.past.ends(start) if clean.past and int(start.max()) else None
+        if self.answer_width > 1:
+            length = int(lengths[0])
+            part.answers = torch.zeros(len(rows), self.answer_width - 1, dtype=torch.long)
+            for n, row in enumerate(rows):
+                own = self.tokens.ids[row][length:-1]
+                part.answers[n, : len(own)] = torch.tensor(own, dtype=torch.long)
+            after = resume(
+                self.model,
+                part.answers,
+                past=clean.past,
+                past_rows=owner,
+                read=torch.zeros(len(rows), 1, dtype=torch.long),
+                entries=self.layers,
+            )
+            part.answer_x = after.entries
+            part.answer_mask = self.mask[[self.owner[row] for row in rows], length:][
+                :, : self.answer_width - 1
+            ]
+        return part
+
+    def _chunks(self, part: _Part, n: int) -> list[Int[Tensor, " cell"]]:
+        """Cells that run together."""
+        heaviest = max(
+            len(part.prompts) * max(part.width, 1),
+            len(part.rows) * (self.answer_width - 1),
+            len(part.prompts) * int(self.lengths[part.prompts].max()) // 8,
+        )
+        return list(torch.split(torch.arange(n), max(1, self.budget // heaviest)))
+
+    def _steered_beginning(self, edit: Edit) -> Past:
+        """Keys and values of the shared tokens under every cell."""
+        assert self.beginning is not None
+        x = self.beginning.entries[edit.layer]
+        mask = self.mask[:1, : self.prefix]
+        parts = []
+        for cells in torch.split(torch.arange(len(edit)), max(1, self.budget // self.prefix)):
+            rows, where = x.expand(len(cells), -1, -1), mask.expand(len(cells), -1)
+            read = torch.zeros(len(cells), 1, dtype=torch.long)
+            done = self._resume(edit, cells, rows, where, read=read, keep=True)
+            assert done.past is not None
+            parts.append(done.past)
+        return Past.concat(parts)
+
+    def _resume(
+        self,
+        edit: Edit,
+        cells: Int[Tensor, " row"],
+        x: Float[Tensor, "row position d_model"],
+        mask: Bool[Tensor, "row position"],
+        **options: Any,
+    ) -> Pass:
+        hooks = edit.hooks(self.model.cfg.n_layers, cells, lambda: mask)
+        return resume(self.model, x, edit.layer, hooks=hooks, **options)
+
+    def _score(
+        self, part: _Part, edit: Edit, cells: Int[Tensor, " cell"], before: Past | None
+    ) -> Float[Tensor, "cell row read"]:
+        n, prompts = len(cells), len(part.prompts)
+        own = torch.arange(prompts)
+        if part.width:
+            rows = cells.repeat_interleave(prompts)
+            done = self._resume(
+                edit,
+                rows,
+                part.x[edit.layer].repeat(n, 1, 1),
+                part.mask.repeat(n, 1),
+                past=before if self.edits_prefix else part.before,
+                past_rows=rows if self.edits_prefix else own.repeat(n),
+                first=part.start.repeat(n),
+                read=part.last.repeat(n)[:, None],
+                keep=self.answer_width > 1,
+            )
+            final, past = done.final[:, 0], done.past
+            past_rows = torch.arange(n)[:, None] * prompts + part.owner
+        else:
+            final, past = part.final.repeat(n, 1), part.before
+            past_rows = part.owner.repeat(n, 1)
+        if self.vocab is not None:
+            logits = unembed(self.model, final, list(self.vocab)).float().cpu()
+            return rearrange(logits, "(cell row) token -> cell row token", cell=n)[:, part.owner]
+        answers = [self.tokens.ids[row][self.tokens.prompt_lengths[row] :] for row in part.rows]
+        out = torch.zeros(n, len(part.rows), self.answer_width)
+        firsts = torch.tensor([ids[0] for ids in answers])
+        shares = token_logprobs(self.model, final, firsts.expand(len(final), -1))
+        shares = rearrange(shares, "(cell prompt) row -> cell prompt row", cell=n)
+        out[:, :, 0] = shares[:, part.owner, torch.arange(len(part.rows))]
+        if self.answer_width > 1:
+            width = self.answer_width - 1
+            rows = cells.repeat_interleave(len(part.rows))
+            done = self._resume(
+                edit,
+                rows,
+                part.answer_x[edit.layer].repeat(n, 1, 1),
+                part.answer_mask.repeat(n, 1),
+                past=past,
+                past_rows=past_rows.flatten(),
+                read=torch.arange(width).expand(len(rows), -1),
+            )
+            answered = torch.tensor([[k < len(ids) - 1 for k in range(width)] for ids in answers])
+            answered = answered.repeat(n, 1)
+            targets = torch.tensor([i for ids in answers for i in ids[1:]]).repeat(n)[:, None]
+            found = torch.zeros(answered.shape)
+            found[answered] = token_logprobs(self.model, done.final[answered], targets)[:, 0]
+            out[:, :, 1:] = rearrange(found, "(cell row) token -> cell row token", cell=n)
+        return out

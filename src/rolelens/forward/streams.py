@@ -1,0 +1,110 @@
+"""The residual stream of prompts, read at some layers and positions."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens.errors import InputError
+from rolelens.forward import models
+from rolelens.forward.models import HookedModel
+from rolelens.forward.passes import Hooks, Stop, bind, gather, steered, until_stop
+from rolelens.forward.plain import resumes
+from rolelens.forward.resume import resume
+from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix
+
+
+def check_positions(tokens: Tokens, positions: Sequence[int]) -> None:
+    """Refuse positions that are not in every prompt."""
+    shortest = min(tokens.prompt_lengths)
+    if not all(-shortest <= position < 0 for position in positions):
+        raise InputError(
+            f"positions are {list(positions)}; they count from the end, from -1 down to "
+            f"-{shortest}, the length of the shortest prompt in tokens."
+        )
+
+
+def residual_stream(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    positions: Sequence[int],
+    *,
+    hooks: Hooks = (),
+    budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
+    """Read the residual stream entering each layer, a batch at a time.
+
+    The forward pass ends at the last layer asked for; nothing is unembedded.
+
+    Args:
+        model: the model.
+        tokens: the prompts.
+        layers: layers, in any order.
+        positions: positions counted from the end of each prompt (-1 is its last token).
+        hooks: what is done to the stream on the way.
+        budget: tokens of one batch.
+
+    Yields:
+        The rows (indices into ``tokens``) and their residual stream.
+    """
+    check_positions(tokens, positions)
+    offsets = torch.tensor(positions)
+    if len(tokens) > 1 and not hooks and resumes(model):
+        yield from _behind_prefix(model, tokens, layers, offsets, budget)
+        return
+    for batch in batches(tokens, budget):
+        read = _read(model, batch, layers, batch.prompt_lengths[:, None] + offsets, hooks)
+        stacked = torch.stack([read[layer] for layer in layers], dim=1)
+        read.clear()
+        yield batch.rows, stacked
+        del stacked
+
+
+def _behind_prefix(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    offsets: Int[Tensor, " position"],
+    budget: int,
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
+    """The same, running what all prompts begin with once."""
+    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+    shared = min(common_prefix(starts), min(map(len, starts)) + int(offsets.min()))
+    past = None
+    if shared > 0:
+        ids = torch.tensor([starts[0][:shared]])
+        top = [max(layers)] if max(layers) else []
+        past = resume(model, ids, entries=top, keep=True).past if top else None
+    shared = past.length if past else 0
+    for batch in batches(tokens, budget):
+        index = batch.prompt_lengths[:, None] + offsets - shared
+        ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
+        rows = torch.zeros(len(ids), dtype=torch.long)
+        read = resume(model, ids, past=past, past_rows=rows, entries=layers, columns=index).entries
+        stacked = torch.stack([read[layer] for layer in layers], dim=1)
+        read.clear()
+        yield batch.rows, stacked
+        del stacked
+
+
+def _read(
+    model: HookedModel,
+    batch: Batch,
+    layers: Sequence[int],
+    index: Int[Tensor, "row position"],
+    hooks: Hooks,
+) -> dict[int, Float[Tensor, "row position d_model"]]:
+    read: dict[int, Tensor] = {}
+
+    def keep(x: Tensor, hook: Any, *, layer: int) -> None:
+        read[layer] = gather(x, index)
+        if len(read) == len(set(layers)):
+            raise Stop
+
+    readers = [(f"blocks.{layer}.hook_resid_pre", bind(keep, layer=layer)) for layer in set(layers)]
+    with steered(model, batch, hooks, readers), until_stop():
+        models.run(model, batch.ids, None)
+    return read

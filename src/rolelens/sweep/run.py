@@ -1,0 +1,170 @@
+"""One run over cells and questions: what is scored, in memory and in a store."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rolelens import scoring
+from rolelens.benchmarks import Benchmark
+from rolelens.forward import TOKEN_BUDGET, Selection
+from rolelens.lens import Lens
+from rolelens.progress import track
+from rolelens.scoring import Prepared, Scores
+from rolelens.sweep.engine import KEPT_BYTES, PIECE_TOKENS, Engine
+from rolelens.sweep.grid import Grid, Key
+from rolelens.sweep.store import INFORMATIVE, PLANNED, Store
+
+UNSTEERED = Key("(unsteered)", -1, 0, 0.0)
+"""The first cell of every run: the model itself."""
+
+
+class Run:
+    """Scores cells on questions, in pieces; a piece that the store has is not scored again.
+
+    A repeated run asks for the same pieces in the same order, and a piece runs in the same
+    batches, so that a resumed run gives the same numbers.
+
+    Attributes:
+        logprobs: option log-probabilities (nats) of every cell, the unsteered model first; NaN
+            where nothing was scored.
+        place: row of each cell in it.
+        live: the cells that change anything.
+    """
+
+    def __init__(
+        self,
+        lens: Lens,
+        prepared: Prepared,
+        grid: Grid,
+        tokens: Selection,
+        benchmark: Benchmark,
+        *,
+        settings: Mapping[str, Any],
+        store: str | Path | None,
+    ) -> None:
+        self.lens, self.prepared, self.grid, self.tokens = lens, prepared, grid, tokens
+        cells = [UNSTEERED, *grid.keys]
+        self.place = {key: n for n, key in enumerate(cells)}
+        self.live = [key for key in grid.keys if not grid.is_null(key)]
+        shape = (len(cells), len(prepared.questions), prepared.n_options)
+        self.logprobs: Float[Tensor, "cell question option"] = torch.full(shape, torch.nan)
+        self._store = self._open(store, benchmark, settings) if store else None
+        self._done: set[int] = set()
+        self._asked = 0
+        self._budget = TOKEN_BUDGET
+        if self._store:
+            self.logprobs, self._done = self._store.load(), self._store.done
+            self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
+
+    def __enter__(self) -> "Run":
+        if self._next() is not None:
+            same = [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
+            baseline = scoring.score(self.lens, self.prepared).logprobs
+            wide = baseline.expand(1 + len(same), -1, -1).contiguous()
+            self._keep(0, [0, *same], range(len(baseline)), wide, 0.0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._store:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                print(
+                    f"\nStopped. {len(self._store.done)} finished pieces are kept in "
+                    f"{self._store.path}; repeat the same call to go on.",
+                    file=sys.stderr,
+                )
+            self._store.close()
+
+    def score(self, cells: Sequence[Key], questions: Sequence[int], what: str = "sweep") -> None:
+        """Score some live cells on some questions."""
+        engine = Engine(
+            self.lens, self.prepared.take(questions), self.grid, self.tokens, self._budget
+        )
+        pieces = engine.plan(cells)
+        if self._store:
+            self._store.note(PLANNED, self._asked + len(pieces))
+        for piece in track(pieces, what, total=len(pieces)):
+            if (number := self._next()) is None:
+                continue
+            found, seconds = engine.run(piece)
+            if engine.budget != self._budget:
+                self._budget = engine.budget
+                if self._store:
+                    self._store.note("budget", self._budget)
+            rows = [self.place[key] for key in piece.cells]
+            asked = [questions[n] for n in engine.groups[piece.group]]
+            wide = torch.full((*found.shape[:2], self.logprobs.shape[-1]), -torch.inf)
+            wide[..., : found.shape[-1]] = found
+            self._keep(number, rows, asked, wide, seconds)
+
+    def scored(self, key: Key) -> list[int]:
+        """The questions a cell was scored on."""
+        return (~self.logprobs[self.place[key], :, 0].isnan()).nonzero()[:, 0].tolist()
+
+    def scores(self, key: Key, questions: Sequence[int] | None = None) -> Scores:
+        """Scores of a cell on some questions, on all by default."""
+        chosen = range(len(self.prepared.questions)) if questions is None else questions
+        own = [self.prepared.questions[n] for n in chosen]
+        return Scores.of(own, self.logprobs[self.place[key], list(chosen)], self.prepared.method)
+
+    def _next(self) -> int | None:
+        """Number of the next piece, if it is still to be scored."""
+        number, self._asked = self._asked, self._asked + 1
+        return None if number in self._done else number
+
+    def _keep(
+        self,
+        number: int,
+        cells: Sequence[int],
+        questions: Sequence[int],
+        logprobs: Float[Tensor, "cell question option"],
+        seconds: float,
+    ) -> None:
+        rows = torch.tensor(list(cells))[:, None]
+        self.logprobs[rows, torch.tensor(list(questions))] = logprobs
+        if self._store:
+            self._store.commit(number, cells, questions, logprobs, seconds)
+
+    def _open(self, path: str | Path, benchmark: Benchmark, settings: Mapping[str, Any]) -> Store:
+        source, grid = self.lens.source, self.grid
+        selection = self.tokens if isinstance(self.tokens, str) else list(self.tokens)
+        provenance = {
+            "model": source.model,
+            "weights": source.weights,
+            "model_class": source.model_class,
+            "centred": source.centred,
+            "dtype": source.dtype,
+            "template": source.template,
+            "device": str(self.lens.model.cfg.device),
+            "benchmark": benchmark.name,
+            "questions": benchmark.sha,
+            "method": self.prepared.method,
+            "tokens": selection,
+            "change": grid.change,
+            "vectors": grid.sha,
+            "batches": [TOKEN_BUDGET, KEPT_BYTES, PIECE_TOKENS],
+            **settings,
+            "rolelens": source.version,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+        questions = [(q.id, q.domain, q.answer) for q in self.prepared.questions]
+        return Store.open(
+            path,
+            provenance,
+            pd.DataFrame(list(self.place)),
+            pd.DataFrame(questions, columns=["id", "domain", "answer"]),
+            self.prepared.n_options,
+            informative=(*INFORMATIVE, "threads", "torch"),
+        )
