@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis
 import jaxtyping
 import pytest
+import torch
 
 import rolelens as rl
 import tiny
@@ -130,6 +131,15 @@ def llama() -> rl.Lens:
 def smollm2() -> rl.Lens:
     """The embedded model."""
     return rl.load("smollm2")
+
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Tiny models are faster on one thread than on several that wait for each other."""
+    torch.set_num_threads(THREADS if request.node.get_closest_marker("model") else 1)
 
 
 @pytest.fixture(autouse=True)

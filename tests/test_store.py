@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -205,6 +206,7 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path) -> None:
         loaded = store.load()
     for piece, (own, asked) in enumerate(BLOCKS):
         assert torch.equal(loaded[own][:, list(asked)], scores(piece))
+    assert status(path).done == len(BLOCKS)
     assert sorted(os.listdir(path.parent)) == ["sweep.db", "sweep.db.lock"]
 
 
@@ -298,8 +300,8 @@ def test_a_piece_is_written_once_or_not_at_all(tmp_path) -> None:
             store.commit(0, [5], [39], one, 1.0)
         with pytest.raises(RuntimeError, match=r"piece 1 .*UNIQUE .*scores\.cell"):
             store.commit(1, [5, 0], [0], torch.zeros(2, 1, N_OPTIONS), 1.0)
-        with pytest.raises(RuntimeError, match="piece 6 .*CHECK"):
-            store.commit(6, [5], [39], one, 1.0)
+        with pytest.raises(RuntimeError, match="piece -1 .*CHECK"):
+            store.commit(-1, [5], [39], one, 1.0)
         for cell, question in ((6, 0), (0, 40), (-1, 0)):
             with pytest.raises(RuntimeError, match="piece 1 .*FOREIGN KEY"):
                 store.commit(1, [cell], [question], one, 1.0)
@@ -462,6 +464,20 @@ def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(
             f"{n}{end}" for n in range(attempt + 1) for end in ("", ".lock")
         }
     assert {*made} == {True, False}
+
+
+def test_there_is_never_a_journal_that_who_only_reads_cannot_roll_back(tmp_path) -> None:
+    def write_twice() -> None:
+        for piece in range(2):
+            with opened(tmp_path / "s") as store:
+                commit(store, piece)
+
+    writer = threading.Thread(target=write_twice)
+    names: set[str] = set()
+    writer.start()
+    while writer.is_alive():
+        names |= set(os.listdir(tmp_path))
+    assert names <= {"s", "s.lock", ".s.new", "s-wal", "s-shm"}
 
 
 def test_status_while_another_process_writes(tmp_path, writers: Writers) -> None:
@@ -681,8 +697,9 @@ def test_a_close_that_fails_lets_go_all_the_same(tmp_path) -> None:
     store = opened(tmp_path / "s")
     with closing(sqlite3.connect(tmp_path / "s", timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
-        store._connection.execute("PRAGMA busy_timeout=0")
+        started = time.monotonic()
         store.close()
+        assert time.monotonic() - started < 2
         assert status(tmp_path / "s").writer is None
     with opened(tmp_path / "s") as store:
         assert store.done == set()

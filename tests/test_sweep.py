@@ -69,7 +69,7 @@ def test_cells_equal_plain_steering_on_every_architecture(
         torch.ones(2, 1),
     )
     layers = [0, 2] if change == "add" else [2]
-    alphas = [1.0, -0.5] if change == "add" else [1.0]
+    alphas = [-0.5] if change == "add" else [1.0]
     grid = {"layers": layers, "positions": [-1], "alphas": alphas}
     questions = [*LONGER, *QUESTIONS[:2]]
     options = {"tokens": tokens, "method": method, "change": change}

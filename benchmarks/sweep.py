@@ -1,0 +1,184 @@
+"""The sweep beside a loop over cells: the same numbers first, then how long each takes.
+
+Run it as ``make bench`` or ``python benchmarks/sweep.py --mmlu FOLDER`` (MMLU's CSV files; the
+questions that come with rolelens otherwise).
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import rolelens as rl
+from rolelens import embedded, forward, scoring
+from rolelens.forward import common_prefix
+
+LAYERS = tuple(range(0, 24, 3))
+SUBJECT = "high_school_government_and_politics"
+QUESTIONS = 64
+SIZE = 16
+"""Prompts of a peer's batch, when it is well batched."""
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and the result."""
+    start = time.perf_counter()
+    out = run()
+    return time.perf_counter() - start, out
+
+
+def flops(run: Callable[[], Any]) -> float:
+    """Floating-point operations of matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+class Row:
+    """One measurement: a grid, and the loop it is compared with."""
+
+    def __init__(self, name: str, bench: Any, tokens: str, positions: list[int], **loading: Any):
+        self.name, self.bench, self.tokens, self.positions = name, bench, tokens, positions
+        self.plain = rl.load("smollm2")
+        self.lens = rl.load("smollm2", **loading) if loading else self.plain
+        every, base = rl.load_roles(), rl.load_base()
+        self.vectors = rl.role_vectors(
+            self.plain, {"lawyer": list(every["lawyer"])[:32]}, base[:32], layers=LAYERS
+        )
+        self.prepared = scoring.prepare(self.plain, bench, "letter")
+        self.ids = self.prepared.tokens.ids
+        self.n_post = len(self.plain.positions) if tokens == "post-instruction" else None
+
+    def ours(self, layers: tuple[int, ...] = LAYERS) -> rl.Sweep:
+        """The whole grid."""
+        options = {"layers": layers, "positions": self.positions, "tokens": self.tokens}
+        return rl.sweep(self.lens, self.vectors, self.bench, **options)
+
+    def loop(self, layer: int, position: int, alpha: float, size: int = SIZE) -> Tensor:
+        """One cell of the loop, in float32."""
+        delta = alpha * self.vectors["lawyer"].at(layer, position).vector
+        letters = self.prepared.letters
+        model = self.plain.model
+        return peers.transformer_lens(model, self.ids, letters, layer, delta, size, self.n_post)
+
+    def bound(self) -> float:
+        """Share of the loop's operations that are left when nothing shared is run twice.
+
+        Weights times tokens, without padding and attention scores.
+        """
+        cfg = self.plain.model.cfg
+        block = sum(p.numel() for p in self.plain.model.blocks[0].parameters())
+        whole = sum(map(len, self.ids)) * (cfg.n_layers * block + cfg.d_vocab * cfg.d_model)
+        prefix = common_prefix(self.ids)
+        own = sum(len(ids) - prefix for ids in self.ids) + prefix
+        if self.n_post:
+            own = len(self.ids) * self.n_post
+        cells = len(LAYERS) * len(self.positions) * 2
+        left = sum(own * (cfg.n_layers - layer) * block for layer in LAYERS[1:])
+        left = left * len(self.positions) * 2 + whole  # and once unsteered
+        return whole * cells / left
+
+    def flops(self) -> float:
+        """Operations of the whole grid: they are linear in the layer, so two layers are counted."""
+        model, tokens, vocab = self.lens.model, self.prepared.tokens, self.prepared.letters
+        made: list[Any] = []
+        total = flops(lambda: scoring.score(self.lens, self.prepared))
+        total += flops(
+            lambda: made.append(forward.cells(model, tokens, LAYERS[1:], self.tokens, vocab=vocab))
+        )
+        delta = torch.ones(1, self.lens.d_model)
+        low, high = (
+            flops(lambda layer=layer: made[0].steered(forward.Addition(delta, layer)))
+            for layer in (3, 21)
+        )
+        per_layer = [high + (low - high) * (21 - layer) / 18 for layer in LAYERS[1:]]
+        return total + sum(per_layer) * len(self.positions) * 2
+
+    def measure(self, tolerance: float | None = 1e-3) -> str:
+        """Check, time, count; a line of the table."""
+        seconds, swept = timed(self.ours)
+        cells = len(LAYERS) * len(self.positions) * 2
+        checked = [(3, self.positions[0], 3.0), (12, self.positions[-1], 1.0), (21, -1, 3.0)]
+        each, worst, same = [], 0.0, 0
+        for key in checked:
+            one, expected = timed(lambda key=key: self.loop(*key))
+            found = swept.logprobs("lawyer", *key)
+            worst = max(worst, float((found - expected).abs().max()))
+            same += int((found.argmax(-1) == expected.argmax(-1)).sum())
+            each.append(one)
+        if tolerance is not None and worst > tolerance:
+            raise SystemExit(f"{self.name}: the two differ by {worst:.1e}; no ratio is given.")
+        slow = statistics.median(each) * cells
+        ratio = cells * flops(lambda: self.loop(12, -1, 1.0)) / self.flops()
+        agree = same / (len(checked) * len(self.ids))
+        return (
+            f"| {self.name} | {cells} | {worst:.0e} | {agree:.1%} | {slow:.0f} | {seconds:.0f} | "
+            f"{slow / seconds:.1f}x | {ratio:.1f}x | {self.bound():.1f}x |"
+        )
+
+
+def first_written(row: Row) -> list[str]:
+    """Seconds a cell of every peer, in float32, beside ours."""
+    from transformers import AutoModelForCausalLM
+
+    seconds, _ = timed(lambda: row.ours((12,)))
+    model = AutoModelForCausalLM.from_pretrained(embedded.folder()).eval()
+    delta = row.vectors["lawyer"].at(12, -1).vector
+    letters, lines = row.prepared.letters, []
+    expected = row.loop(12, -1, 1.0)
+    for name, run in {
+        "run_with_hooks": lambda size: row.loop(12, -1, 1.0, size),
+        "steering-vectors 0.12.2": lambda size: peers.steering_vectors(
+            model, row.ids, letters, 12, delta, size
+        ),
+    }.items():
+        for kind, size in (("as first written", 1), ("well batched", SIZE)):
+            try:
+                one, found = timed(lambda run=run, size=size: run(size))
+            except ImportError:
+                lines.append(f"| {name}, {kind} | not installed | |")
+                continue
+            if (found - expected).abs().max() > 1e-3:
+                raise SystemExit(f"{name} gives other numbers; no ratio is given.")
+            lines.append(f"| {name}, {kind} | {one:.1f} | {2 * one / seconds:.1f}x |")
+    return lines
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mmlu", help="a folder of MMLU CSV files (dev and test)")
+    parser.add_argument("--only", default="zero,bf16,post,shots,peers")
+    given = parser.parse_args()
+    only = given.only.split(",")
+
+    def bench(shots: int = 0) -> Any:
+        if given.mmlu is None:
+            return list(rl.load_benchmark("mini"))[:QUESTIONS]
+        return list(rl.load_benchmark(given.mmlu, subjects=SUBJECT, shots=shots))[:QUESTIONS]
+
+    head = "| grid | cells | max abs. difference (nats) | same answer | loop (s) | rolelens (s) |"
+    print(head + " ratio | FLOP ratio | FLOP bound |\n|---|---|---|---|---|---|---|---|---|")
+    if "zero" in only:
+        print(Row("zero-shot, all tokens", bench(), "all", [-1]).measure(), flush=True)
+    if "bf16" in only:
+        row = Row("the same in bfloat16", bench(), "all", [-1], dtype=torch.bfloat16)
+        print(row.measure(None), flush=True)
+    if "post" in only:
+        every = [-6, -5, -4, -3, -2, -1]
+        print(Row("post-instruction", bench(), "post-instruction", every).measure(), flush=True)
+    if "shots" in only and given.mmlu:
+        print(Row("5-shot, all tokens", bench(5), "all", [-1]).measure(), flush=True)
+    if "peers" in only:
+        print("\n| peer, one cell at layer 12 | seconds | ratio |\n|---|---|---|")
+        print("\n".join(first_written(Row("peers", bench(), "all", [-1]))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
