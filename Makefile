@@ -21,8 +21,12 @@ notebooks: $(STAMP)
 	$(BIN)/ruff format --quiet notebooks
 	$(BIN)/python notebooks/build.py
 
+# make bench MMLU=folder: with MMLU's own CSV files, and few-shot.
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps steering-vectors==0.12.2
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/sweep.py $(if $(MMLU),--mmlu $(MMLU))
+	$(BIN)/python benchmarks/search.py $(if $(MMLU),--mmlu $(MMLU))
 
 clean:
 	rm -rf $(VENV) runs

@@ -37,7 +37,7 @@ def vectors(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_help_names_every_command() -> None:
-    commands = "demo extract evaluate sweep patchscope report models roles".split()
+    commands = "demo extract evaluate sweep search patchscope report models roles".split()
     for command in commands:
         assert command in run("--help")
         assert "--help" in run(command, "--help")
@@ -105,6 +105,36 @@ def test_sweep_writes_its_table(model: str, vectors: str, tmp_path: Path) -> Non
         rl.load(model), rl.RoleVectors.load(vectors)["nurse"], bench, layers=[1, 2], positions=[-1]
     )
     assert table["margin"].tolist() == pytest.approx(swept.table()["margin"].tolist())
+
+
+def test_a_stored_sweep_tells_how_far_it_is(model: str, vectors: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "s.db")
+    grid = ["--domain", "law", "--layers", "1,2", "--positions=-1", "--role", "nurse"]
+    command = ["sweep", vectors, "mini", *grid, "--store", store, "--model", model, "--json"]
+    first = json.loads(run(*command))
+    told = json.loads(run("sweep", "--status", store, "--json"))
+    assert told["done"] == told["pieces"] >= 3
+    assert told["cells"] == 5  # and the unsteered model
+    assert "pieces 3 of 3" in run("sweep", "--status", store) or told["pieces"] > 3
+    assert json.loads(run(*command)) == first
+    assert "alphas" in run("sweep", "--help")
+    refused = run(*command, "--tokens", "prompt", code=2)
+    assert 'tokens "all" -> "prompt"' in refused
+    assert "no vectors; name a file" in run("sweep", code=2)
+    assert "no file 'none.db' with a sweep" in run("sweep", "--status", "none.db", code=2)
+
+
+def test_search_finds_a_cell_for_every_role(model: str, vectors: str, tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    grid = ["--layers", "1,2", "--positions=-1", "--own-domain", "--method", "cloze"]
+    text = run("search", vectors, "mini", *grid, "--out", str(out), "--model", model)
+    assert "confirm it on other questions" in text
+    assert "lawyer" in text
+    table = pd.read_csv(out)
+    assert table.groupby("role")["chosen"].sum().to_dict() == {"lawyer": 1, "nurse": 1}
+    assert table[table["chosen"]]["questions"].tolist() == [40, 40]
+    told = json.loads(run("search", vectors, "mini", *grid, "--model", model, "--json"))
+    assert {row["role"] for row in told["chosen"]} == {"lawyer", "nurse"}
 
 
 def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import rolelens as rl
 import tiny
 from conftest import HAS_HOOKED, hooked_transformer, tiny_lens
 from rolelens import forward
+from test_scoring import QUESTIONS
 
 pytestmark = pytest.mark.skipif(
     not HAS_HOOKED,
@@ -43,6 +44,19 @@ def test_centring_takes_the_mean_off_directions_and_leaves_scores() -> None:
     assert (found - centred).norm() < 1e-4 * oracle.norm()
     assert (found - oracle).norm() > 1e-2 * oracle.norm()
     _same_steered_logprobs(lens, "GPT2", oracle)
+
+
+def test_sweeps_run_whole_passes_and_say_so_once() -> None:
+    lens = rl.Lens(hooked_transformer("Llama"))
+    vectors = measured(lens)
+    options = {"layers": [2], "positions": [-1], "alphas": [1.0, 3.0], "method": "cloze"}
+    with pytest.warns(UserWarning, match="cannot be resumed in the middle of a forward pass"):
+        found = rl.sweep(lens, vectors, QUESTIONS, **options)
+    again = rl.sweep(lens, vectors, QUESTIONS, **options)
+    assert torch.equal(found.scores, again.scores)
+    bridge = tiny_lens("Llama")
+    expected = rl.sweep(bridge, measured(bridge), QUESTIONS, **options)
+    torch.testing.assert_close(found.scores, expected.scores, atol=5e-3, rtol=1e-3)
 
 
 def _same_steered_logprobs(lens: rl.Lens, architecture: str, oracle: torch.Tensor) -> None:

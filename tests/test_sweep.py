@@ -159,3 +159,52 @@ def test_unknown_cells_and_grids_are_refused(
         rl.sweep(llama, vectors, QUESTIONS, layers=[0]).best("a")
     with pytest.raises(rl.InputError, match="by is 'luck'"):
         swept.best("a", by="luck")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("change", ["add", "ablate"])
+@pytest.mark.parametrize("method", ["letter", "cloze"])
+def test_cells_of_the_embedded_model_equal_plain_steering(
+    smollm2: rl.Lens, method: str, change: str
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rolelens import embedded
+
+    folder = embedded.folder()
+    model, tokenizer = (
+        kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    model.eval()
+    questions = list(rl.load_benchmark("mini"))[:320:120]
+    torch.manual_seed(0)
+    noise = torch.randn(2, 1, 1, smollm2.d_model)
+    vectors = rl.RoleVectors(noise, ("a", "b"), (16,), (-1,), torch.ones(1, 1))
+    grid = {"layers": [16], "positions": [-1], "alphas": [2.0] if change == "add" else [1.0]}
+    for tokens in ("all", "prompt", "post-instruction", "generated", (40,)):
+        swept = rl.sweep(
+            smollm2, vectors, questions, tokens=tokens, method=method, change=change, **grid
+        )
+        for key in swept.grid.keys:
+            d = vectors.direction(key.role, 16, -1).vector
+            for n, question in enumerate(questions):
+                text = letter_prompt(question) if method == "letter" else question.text
+                ids = oracles.chat_ids(tokenizer, text)
+                chosen = where(tokens, len(ids), 6)
+                steered = (
+                    oracles.added(model, 16, 2.0 * d, chosen)
+                    if change == "add"
+                    else oracles.ablated(model, d, chosen)
+                )
+                with steered:
+                    if method == "letter":
+                        letters = [tokenizer.encode(x)[-1] for x in "ABCD"]
+                        expected = oracles.logits(model, ids)[-1][letters].log_softmax(-1)
+                    else:
+                        answers = [tokenizer(o, add_special_tokens=False) for o in question.options]
+                        expected = torch.stack(
+                            [oracles.option_logprob(model, ids, a.input_ids).sum() for a in answers]
+                        )
+                found = swept.logprobs(*key)[n]
+                torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+                assert found.argmax() == expected.argmax()
