@@ -429,7 +429,7 @@ def check_whole(path: Path, reported: set[int]) -> set[int]:
 
 def test_a_kill_at_any_moment_leaves_whole_pieces(tmp_path, writers: Writers) -> None:
     chance = random.Random(0)
-    for sweep in range(9):
+    for sweep in range(20):
         path = tmp_path / f"{sweep}"
         done: set[int] = set()
         while len(done) < len(BLOCKS):
