@@ -13,7 +13,7 @@ import rolelens as rl
 from rolelens import embedded
 
 LAYERS = list(range(24))
-N_ROLES, N_PROMPTS, REPEATS = 8, 32, 3
+N_ROLES, N_PROMPTS, REPEATS = 8, 16, 3
 
 
 def timed(run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:

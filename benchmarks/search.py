@@ -10,7 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import rolelens as rl
 
 N_ROLES, N_QUESTIONS = 10, 32
-GRID: dict[str, Any] = {"layers": [4, 9, 14, 19], "positions": [-4, -1], "alphas": (1.0, 3.0)}
+GRID: dict[str, Any] = {
+    "layers": [4, 8, 12, 16, 20],
+    "positions": [-5, -3, -2, -1],
+    "alphas": (1.0, 3.0),
+    "tokens": "post-instruction",
+}
 
 
 def counted(run: Any) -> tuple[float, float, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,8 @@ def _plainly(silent: bool = False) -> Iterator[None]:
         print(f"rolelens: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        print("rolelens: interrupted.", file=sys.stderr)
+        again = f" To go on: rolelens {shlex.join(sys.argv[1:])}" if "--store" in sys.argv else ""
+        print(f"rolelens: interrupted.{again}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -135,7 +135,7 @@ class Shared:
             width, length = keys[prompt]
             if group:
                 fits = (len(group) + 1) * max(width, 1) <= self.budget
-                fits = fits and (len(group) + 1) * length <= 8 * self.budget
+                fits = fits and (len(group) + 1) * length <= 4 * self.budget
                 if self.answer_width:
                     fits = fits and keys[group[0]] == keys[prompt]
                 else:
@@ -161,6 +161,8 @@ class Shared:
         for row, prompt in enumerate(prompts):
             own = self.prompts[prompt][self.prefix :]
             ids[row, : len(own)] = torch.tensor(own)
+        index = (start - self.prefix)[:, None] + torch.arange(width)
+        index = index.clamp(max=ids.shape[1] - 1)
         clean = resume(
             self.model,
             ids,
@@ -168,12 +170,10 @@ class Shared:
             past_rows=torch.zeros(len(prompts), dtype=torch.long),
             read=(lengths - 1 - self.prefix)[:, None],
             entries=self.layers,
+            columns=index,
             keep=bool(self.answer_width) or not self.edits_prefix,
         )
-        index = (start - self.prefix)[:, None] + torch.arange(width)
-        index = index.clamp(max=ids.shape[1] - 1)
-        row_index = torch.arange(len(prompts))[:, None]
-        part.x = {layer: x[row_index, index] for layer, x in clean.entries.items()}
+        part.x = clean.entries
         absolute = (index + self.prefix).clamp(max=self.mask.shape[1] - 1)
         part.mask = self.mask[prompts].gather(1, absolute)
         part.last = lengths - 1 - start

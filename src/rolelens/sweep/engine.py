@@ -59,7 +59,6 @@ class Engine:
         limit = KEPT_BYTES // self._token_bytes()
         rows = forward.groups(self.prepared.tokens, limit)
         self.groups = [tuple(dict.fromkeys(owners[row] for row in group)) for group in rows]
-        self.groups = _disjoint(self.groups)
 
     def plan(self, cells: Sequence[Key]) -> list[Piece]:
         """Cut live cells into pieces: cells of one layer, on one group of questions."""
@@ -136,18 +135,6 @@ class Engine:
         size = sum(len(ids) - shared for ids in tokens.ids) + shared
         fitting = KEPT_BYTES // 2 // max(1, shared * self._token_bytes())
         return max(1, min(PIECE_TOKENS // size, fitting))
-
-
-def _disjoint(groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """A question whose options fell into two groups stays in the first."""
-    seen: set[int] = set()
-    out = []
-    for group in groups:
-        own = tuple(question for question in group if question not in seen)
-        seen.update(own)
-        if own:
-            out.append(own)
-    return out
 
 
 def _out_of_memory(error: Exception) -> bool:

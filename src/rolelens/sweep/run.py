@@ -64,11 +64,16 @@ class Run:
             self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
 
     def __enter__(self) -> "Run":
-        if self._next() is not None:
-            same = [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
-            baseline = scoring.score(self.lens, self.prepared).logprobs
-            wide = baseline.expand(1 + len(same), -1, -1).contiguous()
-            self._keep(0, [0, *same], range(len(baseline)), wide, 0.0)
+        try:
+            if self._next() is not None:
+                same = [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
+                baseline = scoring.score(self.lens, self.prepared).logprobs
+                wide = baseline.expand(1 + len(same), -1, -1).contiguous()
+                self._keep(0, [0, *same], range(len(baseline)), wide, 0.0)
+        except BaseException:
+            if self._store:
+                self._store.close()
+            raise
         return self
 
     def __exit__(
