@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rolelens as rl
 from rolelens import embedded
@@ -38,7 +38,8 @@ def main() -> None:
     base = list(rl.load_base())[:N_PROMPTS]
     roles = {name: list(every[name])[:N_PROMPTS] for name in list(every)[:N_ROLES]}
     model = AutoModelForCausalLM.from_pretrained(embedded.folder()).eval()
-    tokenizer = lens.tokenizer
+    # TransformerLens sets its own to put a BOS before every text, which the template has already.
+    tokenizer = AutoTokenizer.from_pretrained(embedded.folder())
 
     def ours() -> torch.Tensor:
         return rl.role_vectors(lens, roles, base, layers=LAYERS, positions=[-1]).directions[:, :, 0]
