@@ -1,12 +1,9 @@
 """Extraction of role vectors, beside the steering-vectors library."""
 
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from measure import flops, timed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rolelens as rl
@@ -14,20 +11,6 @@ from rolelens import embedded
 
 LAYERS = list(range(24))
 N_ROLES, N_PROMPTS, REPEATS = 8, 16, 3
-
-
-def timed(run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Seconds, and the result."""
-    start = time.perf_counter()
-    out = run()
-    return time.perf_counter() - start, out
-
-
-def flops(run: Callable[[], Any]) -> float:
-    """Floating-point operations of matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 def main() -> None:

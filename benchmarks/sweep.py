@@ -6,14 +6,12 @@ questions that come with rolelens otherwise).
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import peers
 import torch
+from measure import flops, timed
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import rolelens as rl
 from rolelens import embedded, forward, scoring
@@ -24,20 +22,6 @@ SUBJECT = "high_school_government_and_politics"
 QUESTIONS = 64
 SIZE = 16
 """Prompts of a peer's batch, when it is well batched."""
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
-    start = time.perf_counter()
-    out = run()
-    return time.perf_counter() - start, out
-
-
-def flops(run: Callable[[], Any]) -> float:
-    """Floating-point operations of matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 class Row:

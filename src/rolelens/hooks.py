@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward import Hook, HookFn, RowHooks, Selection, running, selected
+from rolelens.forward import SITES, Hook, HookFn, RowHooks, Selection, running, selected
 from rolelens.vectors import Direction, Source, check_sources
 
 
@@ -129,8 +129,7 @@ def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") 
             x, x - einsum(along, d, "row position, d_model -> row position d_model"), tokens
         )
 
-    sites = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    return [(f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in sites]
+    return [(f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in SITES]
 
 
 def delta(

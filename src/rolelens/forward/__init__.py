@@ -5,7 +5,7 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
-from rolelens.forward.edits import Ablation, Addition, Edit
+from rolelens.forward.edits import SITES, Ablation, Addition, Edit
 from rolelens.forward.gradients import gradients
 from rolelens.forward.models import (
     Hook,
@@ -31,6 +31,7 @@ from rolelens.forward.streams import check_positions, residual_stream
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix, groups
 
 __all__ = [
+    "SITES",
     "TOKEN_BUDGET",
     "Ablation",
     "Addition",

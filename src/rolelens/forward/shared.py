@@ -36,7 +36,7 @@ class _Part:
         last: column of each prompt's last token.
         before: keys and values of the tokens before ``start``; None where they are edited too.
         final: what leaves the last block at the prompts' last tokens.
-        answers, answer_x, answer_mask: the same for the tokens of the answers but the last.
+        answer_x, answer_mask: ``x`` and ``mask`` of the tokens of the answers but the last.
     """
 
     prompts: list[int]
@@ -48,7 +48,6 @@ class _Part:
     last: Tensor = field(default_factory=lambda: torch.empty(0))
     before: Past | None = None
     final: Tensor = field(default_factory=lambda: torch.empty(0))
-    answers: Tensor = field(default_factory=lambda: torch.empty(0))
     answer_x: dict[int, Tensor] = field(default_factory=dict)
     answer_mask: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -182,13 +181,13 @@ class Shared:
             part.before = clean.past.ends(start) if clean.past and int(start.max()) else None
         if self.answer_width > 1:
             length = int(lengths[0])
-            part.answers = torch.zeros(len(rows), self.answer_width - 1, dtype=torch.long)
+            ids = torch.zeros(len(rows), self.answer_width - 1, dtype=torch.long)
             for n, row in enumerate(rows):
                 own = self.tokens.ids[row][length:-1]
-                part.answers[n, : len(own)] = torch.tensor(own, dtype=torch.long)
+                ids[n, : len(own)] = torch.tensor(own, dtype=torch.long)
             after = resume(
                 self.model,
-                part.answers,
+                ids,
                 past=clean.past,
                 past_rows=owner,
                 read=torch.zeros(len(rows), 1, dtype=torch.long),

@@ -12,7 +12,7 @@ from rolelens.forward import models
 from rolelens.forward.models import HookedModel
 from rolelens.forward.passes import Hooks, Stop, bind, gather, steered, until_stop
 from rolelens.forward.plain import resumes
-from rolelens.forward.resume import resume
+from rolelens.forward.resume import Past, resume
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix
 
 
@@ -52,42 +52,32 @@ def residual_stream(
     """
     check_positions(tokens, positions)
     offsets = torch.tensor(positions)
-    if len(tokens) > 1 and not hooks and resumes(model):
-        yield from _behind_prefix(model, tokens, layers, offsets, budget)
-        return
-    for batch in batches(tokens, budget):
-        read = _read(model, batch, layers, batch.prompt_lengths[:, None] + offsets, hooks)
-        stacked = torch.stack([read[layer] for layer in layers], dim=1)
-        read.clear()
-        yield batch.rows, stacked
-        del stacked
-
-
-def _behind_prefix(
-    model: HookedModel,
-    tokens: Tokens,
-    layers: Sequence[int],
-    offsets: Int[Tensor, " position"],
-    budget: int,
-) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
-    """The same, running what all prompts begin with once."""
-    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
-    shared = min(common_prefix(starts), min(map(len, starts)) + int(offsets.min()))
-    past = None
-    if shared > 0:
-        ids = torch.tensor([starts[0][:shared]])
-        top = [max(layers)] if max(layers) else []
-        past = resume(model, ids, entries=top, keep=True).past if top else None
+    sharing = len(tokens) > 1 and not hooks and resumes(model)
+    past = _shared_past(model, tokens, max(layers), int(offsets.min())) if sharing else None
     shared = past.length if past else 0
     for batch in batches(tokens, budget):
         index = batch.prompt_lengths[:, None] + offsets - shared
-        ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
-        rows = torch.zeros(len(ids), dtype=torch.long)
-        read = resume(model, ids, past=past, past_rows=rows, entries=layers, columns=index).entries
+        if sharing:
+            ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
+            rows = torch.zeros(len(ids), dtype=torch.long)
+            read = resume(
+                model, ids, past=past, past_rows=rows, entries=layers, columns=index
+            ).entries
+        else:
+            read = _read(model, batch, layers, index, hooks)
         stacked = torch.stack([read[layer] for layer in layers], dim=1)
         read.clear()
         yield batch.rows, stacked
         del stacked
+
+
+def _shared_past(model: HookedModel, tokens: Tokens, top: int, lowest: int) -> Past | None:
+    """Keys and values of what all prompts begin with, up to the lowest position that is read."""
+    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+    shared = min(common_prefix(starts), min(map(len, starts)) + lowest)
+    if shared <= 0 or top == 0:
+        return None
+    return resume(model, torch.tensor([starts[0][:shared]]), entries=[top], keep=True).past
 
 
 def _read(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rolelens import forward
 from rolelens.errors import InputError
-from rolelens.forward import TOKEN_BUDGET, Plain, Selection, Shared
+from rolelens.forward import TOKEN_BUDGET, Plain, Selection, Shared, Tokens
 from rolelens.lens import Lens
 from rolelens.scoring import Prepared
 from rolelens.sweep.grid import Grid, Key
@@ -44,6 +44,8 @@ class Engine:
         grid: the cells.
         tokens: which tokens are steered.
         budget: tokens of one batch; halves when memory runs out.
+        groups: questions that are prepared together.
+        parts: the questions of each group.
     """
 
     lens: Lens
@@ -52,6 +54,7 @@ class Engine:
     tokens: Selection = "all"
     budget: int = TOKEN_BUDGET
     groups: list[tuple[int, ...]] = field(init=False)
+    parts: list[Prepared] = field(init=False)
     _ready: tuple[tuple[int, int], Shared | Plain] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -59,6 +62,7 @@ class Engine:
         limit = KEPT_BYTES // self._token_bytes()
         rows = forward.groups(self.prepared.tokens, limit)
         self.groups = [tuple(dict.fromkeys(owners[row] for row in group)) for group in rows]
+        self.parts = [self.prepared.take(group) for group in self.groups]
 
     def plan(self, cells: Sequence[Key]) -> list[Piece]:
         """Cut live cells into pieces: cells of one layer, on one group of questions."""
@@ -66,8 +70,8 @@ class Engine:
         for key in cells:
             layers.setdefault(0 if self.grid.change == "ablate" else key.layer, []).append(key)
         pieces = []
-        for group, questions in enumerate(self.groups):
-            together = self._together(questions)
+        for group, part in enumerate(self.parts):
+            together = self._together(part.tokens)
             for layer in sorted(layers):
                 own = layers[layer]
                 pieces += [
@@ -99,14 +103,13 @@ class Engine:
                     ) from error
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        taken = self.prepared.take(self.groups[piece.group])
-        return taken.logprobs(read), time.perf_counter() - begun
+        return self.parts[piece.group].logprobs(read), time.perf_counter() - begun
 
     def _prompts(self, group: int) -> Shared | Plain:
         """The questions of a group, run once unsteered; the last group is kept."""
         if self._ready is None or self._ready[0] != (group, self.budget):
             self._ready = None
-            taken = self.prepared.take(self.groups[group])
+            taken = self.parts[group]
             layers = (0,) if self.grid.change == "ablate" else self.grid.layers
             prompts = forward.cells(
                 self.lens.model,
@@ -127,9 +130,8 @@ class Engine:
         stream = len(self.grid.layers) * cfg.d_model
         return int(self.lens.dtype.itemsize * max(cache, stream))
 
-    def _together(self, questions: Sequence[int]) -> int:
+    def _together(self, tokens: Tokens) -> int:
         """How many cells of a layer make a piece."""
-        tokens = self.prepared.take(questions).tokens
         starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         shared = forward.common_prefix(starts)
         size = sum(len(ids) - shared for ids in tokens.ids) + shared

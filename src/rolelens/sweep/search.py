@@ -187,7 +187,6 @@ def _tasks(
 class _Race:
     """What happened to the cells of some roles on some questions."""
 
-    questions: list[int]
     cells: list[Key]
     predicted: Float[Tensor, "cell screened"]
     chosen: dict[str, Key]
@@ -210,8 +209,9 @@ def _race(
     base = run.scores(UNSTEERED, seen)
     taken = run.prepared.take(seen)
     predicted = screen(run.lens, taken, base.logprobs, run.grid, cells, run.tokens)
-    margins = base.margins
-    promise = {key: _merit(margins + row, by) for key, row in zip(cells, predicted, strict=True)}
+    promise = {
+        key: _merit(base.margins + row, by) for key, row in zip(cells, predicted, strict=True)
+    }
     fewest = min(FEWEST_QUESTIONS, len(order))
     ends = [max(fewest, round(share * len(order))) for share in ROUNDS]
     entered: dict[str, list[Key]] = {}
@@ -248,7 +248,7 @@ def _race(
         if begin < end:
             run.score([key for role in roles for key in alive[role]], order[begin:end], "search")
     chosen = {role: max(alive[role], key=lambda key: exact(key, len(order))) for role in roles}
-    return _Race(seen, cells, predicted, chosen, rho, widened)
+    return _Race(cells, predicted, chosen, rho, widened)
 
 
 def _queue(
