@@ -274,14 +274,17 @@ def _contrast(
     forward.steady_memory()
     norm = RunningMean()
     means = {name: RunningMean() for name in tokens}
-    for name, own in track(tokens.items(), "role vectors", total=len(tokens)):
-        stream = forward.residual_stream(lens.model, own, layers, positions)
-        for rows, x in _finite(stream, layers):
-            means[name].add(x)
+    place = [(name, n) for name, own in tokens.items() for n in range(len(own))]
+    every = Tokens.concat(list(tokens.values()))
+    stream = _finite(forward.residual_stream(lens.model, every, layers, positions), layers)
+    for rows, x in track(stream, "role vectors", total=len(forward.batches(every))):
+        for name in dict.fromkeys(place[row][0] for row in rows):
+            own = torch.tensor([place[row][0] == name for row in rows])
+            means[name].add(x[own])
             if name in sums:
-                sums[name].add(x, rows)
+                sums[name].add(x[own], torch.tensor([place[row][1] for row in rows[own]]))
             if name == "base":
-                norm.add(x.double().norm(dim=-1))
+                norm.add(x[own].double().norm(dim=-1))
     nu = means.pop("base").mean
     return RoleVectors(
         directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),

@@ -27,6 +27,10 @@ class Plain:
     vocab: Sequence[int] | None = None
     budget: int = TOKEN_BUDGET
 
+    def unsteered(self) -> Float[Tensor, "row read"]:
+        """Score every row as it is."""
+        return self._read(())
+
     def steered(self, edit: Edit) -> Float[Tensor, "cell row read"]:
         """Score every row under every cell of an edit, as :meth:`Shared.steered` does."""
 

@@ -36,7 +36,7 @@ class _Part:
         last: column of each prompt's last token.
         before: keys and values of the tokens before ``start``; None where they are edited too.
         final: what leaves the last block at the prompts' last tokens.
-        answer_x, answer_mask: ``x`` and ``mask`` of the tokens of the answers but the last.
+        answer_x, answer_mask, answer_final: the same for all tokens of the answers but the last.
     """
 
     prompts: list[int]
@@ -50,6 +50,7 @@ class _Part:
     final: Tensor = field(default_factory=lambda: torch.empty(0))
     answer_x: dict[int, Tensor] = field(default_factory=dict)
     answer_mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    answer_final: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -106,6 +107,13 @@ class Shared:
             self.beginning = resume(model, ids, read=read, entries=self.layers, keep=True)
         self.parts = [self._run(prompts) for prompts in self._batches()]
 
+    def unsteered(self) -> Float[Tensor, "row read"]:
+        """Score every row as it is, as :meth:`steered` does; nothing runs again."""
+        out = torch.zeros(len(self.tokens), self._reads)
+        for part in self.parts:
+            out[part.rows] = self._read(part, part.final, part.answer_final)[0]
+        return out
+
     def steered(self, edit: Edit) -> Float[Tensor, "cell row read"]:
         """Score every row under every cell of an edit.
 
@@ -115,8 +123,7 @@ class Shared:
         """
         if edit.layer not in self.layers:
             raise InputError(f"layer {edit.layer} was not kept; kept are {self.layers}.")
-        width = self.answer_width if self.vocab is None else len(self.vocab)
-        out = torch.zeros(len(edit), len(self.tokens), width)
+        out = torch.zeros(len(edit), len(self.tokens), self._reads)
         before = self._steered_beginning(edit) if self.prefix and self.edits_prefix else None
         for part in self.parts:
             for cells in self._chunks(part, len(edit)):
@@ -124,6 +131,11 @@ class Shared:
                     part, edit, cells, before
                 )
         return out
+
+    @property
+    def _reads(self) -> int:
+        """What is read of every row."""
+        return self.answer_width if self.vocab is None else len(self.vocab)
 
     def _batches(self) -> Iterator[list[int]]:
         """Prompts that run together: of one length where answers follow, else of similar ones."""
@@ -190,10 +202,10 @@ class Shared:
                 ids,
                 past=clean.past,
                 past_rows=owner,
-                read=torch.zeros(len(rows), 1, dtype=torch.long),
+                read=torch.arange(self.answer_width - 1).expand(len(rows), -1),
                 entries=self.layers,
             )
-            part.answer_x = after.entries
+            part.answer_x, part.answer_final = after.entries, after.final
             part.answer_mask = self.mask[[self.owner[row] for row in rows], length:][
                 :, : self.answer_width - 1
             ]
@@ -256,6 +268,28 @@ class Shared:
         else:
             final, past = part.final.repeat(n, 1), part.before
             past_rows = part.owner.repeat(n, 1)
+        answered = None
+        if self.answer_width > 1:
+            rows = cells.repeat_interleave(len(part.rows))
+            answered = self._resume(
+                edit,
+                rows,
+                part.answer_x[edit.layer].repeat(n, 1, 1),
+                part.answer_mask.repeat(n, 1),
+                past=past,
+                past_rows=past_rows.flatten(),
+                read=torch.arange(self.answer_width - 1).expand(len(rows), -1),
+            ).final
+        return self._read(part, final, answered)
+
+    def _read(
+        self,
+        part: _Part,
+        final: Float[Tensor, "versions d_model"],
+        after: Float[Tensor, "answers position d_model"] | None,
+    ) -> Float[Tensor, "cell row read"]:
+        """What is asked for, from what leaves the last block at the prompts' ends and after."""
+        n = len(final) // len(part.prompts)
         if self.vocab is not None:
             logits = unembed(self.model, final, list(self.vocab)).float().cpu()
             return rearrange(logits, "(cell row) token -> cell row token", cell=n)[:, part.owner]
@@ -265,22 +299,12 @@ class Shared:
         shares = token_logprobs(self.model, final, firsts.expand(len(final), -1))
         shares = rearrange(shares, "(cell prompt) row -> cell prompt row", cell=n)
         out[:, :, 0] = shares[:, part.owner, torch.arange(len(part.rows))]
-        if self.answer_width > 1:
+        if after is not None:
             width = self.answer_width - 1
-            rows = cells.repeat_interleave(len(part.rows))
-            done = self._resume(
-                edit,
-                rows,
-                part.answer_x[edit.layer].repeat(n, 1, 1),
-                part.answer_mask.repeat(n, 1),
-                past=past,
-                past_rows=past_rows.flatten(),
-                read=torch.arange(width).expand(len(rows), -1),
-            )
-            answered = torch.tensor([[k < len(ids) - 1 for k in range(width)] for ids in answers])
-            answered = answered.repeat(n, 1)
+            follows = torch.tensor([[k < len(ids) - 1 for k in range(width)] for ids in answers])
+            follows = follows.repeat(n, 1)
             targets = torch.tensor([i for ids in answers for i in ids[1:]]).repeat(n)[:, None]
-            found = torch.zeros(answered.shape)
-            found[answered] = token_logprobs(self.model, done.final[answered], targets)[:, 0]
+            found = torch.zeros(follows.shape)
+            found[follows] = token_logprobs(self.model, after[follows], targets)[:, 0]
             out[:, :, 1:] = rearrange(found, "(cell row) token -> cell row token", cell=n)
         return out

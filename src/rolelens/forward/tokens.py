@@ -34,6 +34,15 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def concat(cls, parts: "Sequence[Tokens]") -> "Tokens":
+        """The prompts of several, which one lens made."""
+        return dataclasses.replace(
+            parts[0],
+            ids=tuple(ids for part in parts for ids in part.ids),
+            prompt_lengths=tuple(n for part in parts for n in part.prompt_lengths),
+        )
+
     def take(self, rows: Sequence[int]) -> "Tokens":
         """Some of the prompts."""
         return dataclasses.replace(

@@ -13,7 +13,7 @@ from rolelens.errors import InputError
 from rolelens.forward import TOKEN_BUDGET, Plain, Selection, Shared, Tokens
 from rolelens.lens import Lens
 from rolelens.scoring import Prepared
-from rolelens.sweep.grid import Grid, Key
+from rolelens.sweep.grid import UNSTEERED, Grid, Key
 
 KEPT_BYTES = 512 << 20
 """What may be kept of a group of questions, unsteered."""
@@ -65,10 +65,11 @@ class Engine:
         self.parts = [self.prepared.take(group) for group in self.groups]
 
     def plan(self, cells: Sequence[Key]) -> list[Piece]:
-        """Cut live cells into pieces: cells of one layer, on one group of questions."""
+        """Cut cells into pieces: cells of one layer, on one group of questions."""
         layers: dict[int, list[Key]] = {}
         for key in cells:
-            layers.setdefault(0 if self.grid.change == "ablate" else key.layer, []).append(key)
+            everywhere = self.grid.change == "ablate" and key != UNSTEERED
+            layers.setdefault(0 if everywhere else key.layer, []).append(key)
         pieces = []
         for group, part in enumerate(self.parts):
             together = self._together(part.tokens)
@@ -86,10 +87,11 @@ class Engine:
             InputError: a score is NaN, or one prompt alone does not fit into memory.
         """
         begun = time.perf_counter()
-        edit = self.grid.edit(piece.cells)
+        edit = None if piece.cells == (UNSTEERED,) else self.grid.edit(piece.cells)
         while True:
             try:
-                read = self._prompts(piece.group).steered(edit)
+                prompts = self._prompts(piece.group)
+                read = prompts.steered(edit) if edit else prompts.unsteered()[None]
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):

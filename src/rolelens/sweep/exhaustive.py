@@ -8,9 +8,9 @@ from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.scoring import Method
-from rolelens.sweep.grid import Change, make_grid
+from rolelens.sweep.grid import UNSTEERED, Change, make_grid
 from rolelens.sweep.result import Sweep
-from rolelens.sweep.run import UNSTEERED, Run
+from rolelens.sweep.run import Run
 from rolelens.vectors import RoleVectors, check_sources
 
 
@@ -60,6 +60,6 @@ def sweep(
     prepared = scoring.prepare(lens, benchmark, method)
     settings = {"kind": "sweep"}
     with Run(lens, prepared, grid, tokens, benchmark, settings=settings, store=store) as run:
-        run.score(run.live, range(len(prepared.questions)))
+        run.score([UNSTEERED, *run.live], range(len(prepared.questions)))
     scores = run.logprobs[1:].reshape(*grid.shape, *run.logprobs.shape[1:])
     return Sweep(scores, run.scores(UNSTEERED), grid, tokens)

@@ -33,6 +33,10 @@ class Key(NamedTuple):
     alpha: float
 
 
+UNSTEERED = Key("(unsteered)", -1, 0, 0.0)
+"""The model itself, which is a cell of every run."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Cells by role, layer, position and alpha.

@@ -11,18 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rolelens import scoring
 from rolelens.benchmarks import Benchmark
 from rolelens.forward import TOKEN_BUDGET, Selection
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.scoring import Prepared, Scores
 from rolelens.sweep.engine import KEPT_BYTES, PIECE_TOKENS, Engine
-from rolelens.sweep.grid import Grid, Key
+from rolelens.sweep.grid import UNSTEERED, Grid, Key
 from rolelens.sweep.store import INFORMATIVE, PLANNED, Store
-
-UNSTEERED = Key("(unsteered)", -1, 0, 0.0)
-"""The first cell of every run: the model itself."""
 
 
 class Run:
@@ -64,16 +60,6 @@ class Run:
             self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
 
     def __enter__(self) -> "Run":
-        try:
-            if self._next() is not None:
-                same = [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
-                baseline = scoring.score(self.lens, self.prepared).logprobs
-                wide = baseline.expand(1 + len(same), -1, -1).contiguous()
-                self._keep(0, [0, *same], range(len(baseline)), wide, 0.0)
-        except BaseException:
-            if self._store:
-                self._store.close()
-            raise
         return self
 
     def __exit__(
@@ -92,7 +78,7 @@ class Run:
             self._store.close()
 
     def score(self, cells: Sequence[Key], questions: Sequence[int], what: str = "sweep") -> None:
-        """Score some live cells on some questions."""
+        """Score some cells, live ones or the unsteered model, on some questions."""
         engine = Engine(
             self.lens, self.prepared.take(questions), self.grid, self.tokens, self._budget
         )
@@ -108,6 +94,9 @@ class Run:
                 if self._store:
                     self._store.note("budget", self._budget)
             rows = [self.place[key] for key in piece.cells]
+            if rows == [0]:  # null cells are the unsteered model
+                rows += [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
+                found = found.expand(len(rows), -1, -1)
             asked = [questions[n] for n in engine.groups[piece.group]]
             wide = torch.full((*found.shape[:2], self.logprobs.shape[-1]), -torch.inf)
             wide[..., : found.shape[-1]] = found

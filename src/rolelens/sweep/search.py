@@ -21,8 +21,8 @@ from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.scoring import Method, Prepared, Scores
-from rolelens.sweep.grid import Cell, Grid, Key, make_grid
-from rolelens.sweep.run import UNSTEERED, Run
+from rolelens.sweep.grid import UNSTEERED, Cell, Grid, Key, make_grid
+from rolelens.sweep.run import Run
 from rolelens.sweep.screen import screen
 from rolelens.vectors import RoleVectors, check_sources
 
@@ -156,6 +156,7 @@ def search(
         "domains": dict(domains or {}),
     }
     with Run(lens, prepared, grid, tokens, benchmark, settings=settings, store=store) as run:
+        run.score([UNSTEERED], range(len(prepared.questions)), "unsteered")
         races = []
         for n, (questions, roles) in enumerate(track(tasks.items(), "search", total=len(tasks))):
             rng = np.random.default_rng([seed, n])
