@@ -21,12 +21,14 @@ notebooks: $(STAMP)
 	$(BIN)/ruff format --quiet notebooks
 	$(BIN)/python notebooks/build.py
 
-# make bench MMLU=folder: with MMLU's own CSV files, and few-shot.
+# make bench MMLU=folder PAPER=folder: with MMLU's own CSV files (and few-shot), and with the
+# paper's prompts and split.
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps steering-vectors==0.12.2
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/sweep.py $(if $(MMLU),--mmlu $(MMLU))
-	$(BIN)/python benchmarks/search.py $(if $(MMLU),--mmlu $(MMLU))
+	$(BIN)/python benchmarks/search.py $(if $(PAPER),--paper $(PAPER))
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -1,63 +1,103 @@
-"""The search beside the exhaustive sweep: operations, and how much worse its cells are."""
+"""The search beside the exhaustive sweep: how much worse its cells are, and what it costs.
+
+``python benchmarks/search.py --paper FOLDER`` takes the paper's own prompts and split (subfolders
+``role_prompts``, ``base_prompts`` and ``mmlu_paper_split``); rolelens' own otherwise.
+"""
 
 import argparse
-import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.flop_counter import FlopCounterMode
+import peers
+import torch
+from measure import flops, timed
 
 import rolelens as rl
+from rolelens import scoring
 
-N_ROLES, N_QUESTIONS = 10, 32
-GRID: dict[str, Any] = {
-    "layers": [4, 8, 12, 16, 20],
-    "positions": [-5, -3, -2, -1],
-    "alphas": (1.0, 3.0),
-    "tokens": "post-instruction",
-}
+N_ROLES = 10
+SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16, 20], "positions": [-5, -3, -1]}
+KINDS = (("post-instruction", "letter", 64), ("all", "letter", 32), ("all", "cloze_norm", 24))
+COSTED = ("psychology", "law")
+COUNTED = 8
+"""One question in so many is counted for the loop; its operations go with the tokens."""
 
 
-def counted(run: Any) -> tuple[float, float, Any]:
-    """Operations of matrix products, seconds, result."""
-    start = time.perf_counter()
-    with FlopCounterMode(display=False) as counter:
-        out = run()
-    return float(counter.get_total_flops()), time.perf_counter() - start, out
+def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any) -> None:
+    """Run a grid whole and by search; a line of the table for each way of scoring."""
+    print("| tokens | method | questions | cells | run exactly | regret (nats) |", end="")
+    print(" of best - median | of a random cell's regret | rho |\n" + "|---" * 9 + "|", flush=True)
+    for tokens, method, n in KINDS:
+        questions = list(bench)[:n]
+        options = {**SUBGRID, "tokens": tokens, "method": method}
+        swept = rl.sweep(lens, vectors, questions, **options)
+        search = rl.search(lens, vectors, questions, **options)
+        lost, spread, drawn = [], [], []
+        for role, cells in swept.table().groupby("role"):
+            best = search.best(str(role))
+            key = (str(role), best.direction.layer, best.direction.position, best.alpha)
+            top = cells["margin"].max()
+            lost.append(top - swept.cell(*key).margin)
+            spread.append(top - cells["margin"].median())
+            drawn.append(top - cells["margin"].mean())
+        run = int((search.table["questions"] > 0).sum())
+        print(
+            f"| {tokens} | {method} | {n} | {len(swept.grid.keys)} | {run} | {np.mean(lost):.4f} "
+            f"| {np.mean(lost) / np.mean(spread):.1%} | {np.mean(lost) / np.mean(drawn):.1%} "
+            f"| {search.quality['rho'].median():.2f} |",
+            flush=True,
+        )
+
+
+def cost(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, domains: dict[str, str]) -> None:
+    """The paper's whole grid for the roles of a domain, on its questions."""
+    print("\n| domain | roles | questions | cells | run exactly | seconds | FLOPs, of a loop |")
+    print("|---" * 7 + "|", flush=True)
+    for domain in COSTED:
+        roles = [role for role in vectors.roles if domains[role] == domain]
+        own = bench.domain(domain)
+        made: list[Any] = []
+        seconds, spent = timed(
+            lambda roles=roles, own=own, made=made: flops(
+                lambda: made.append(rl.search(lens, vectors[roles], own))
+            )
+        )
+        prepared = scoring.prepare(lens, own, "letter")
+        ids = sorted(prepared.tokens.ids, key=len)
+        some = ids[COUNTED // 2 :: COUNTED]
+        loop = flops(
+            lambda some=some, prepared=prepared: peers.transformer_lens(
+                lens.model, some, prepared.letters, 12, torch.zeros(lens.d_model), 1
+            )
+        )
+        cells = len(made[0].grid.keys)
+        loop *= sum(map(len, ids)) / sum(map(len, some)) * cells
+        run = int((made[0].table["questions"] > 0).sum())
+        print(
+            f"| {domain} | {len(roles)} | {len(own)} | {cells} | {run} | {seconds:.0f} "
+            f"| {spent / loop:.2%} |",
+            flush=True,
+        )
 
 
 def main() -> None:
-    """Print the regret of the search, by margin, on a grid small enough to run whole."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mmlu", help="a folder of MMLU CSV files")
+    parser.add_argument("--paper", type=Path, help="a folder with the paper's prompts and split")
     given = parser.parse_args()
-    lens, every, base = rl.load("smollm2"), rl.load_roles(), rl.load_base()
-    roles = {name: list(every[name])[:32] for name in list(every)[:N_ROLES]}
-    vectors = rl.role_vectors(lens, roles, base[:32], layers=GRID["layers"])
-    if given.mmlu:
-        bench = rl.load_benchmark(given.mmlu, subjects="high_school_government_and_politics")
+    lens = rl.load("smollm2")
+    if given.paper:
+        roles = rl.load_roles(given.paper / "role_prompts")
+        base = rl.load_base(given.paper / "base_prompts" / "train.json")[:128]
+        bench = rl.load_benchmark(given.paper / "mmlu_paper_split")
     else:
-        bench = rl.load_benchmark("mini")
-    questions = list(bench)[:N_QUESTIONS]
-    cost, seconds, swept = counted(lambda: rl.sweep(lens, vectors, questions, **GRID))
-    own, less, search = counted(lambda: rl.search(lens, vectors, questions, **GRID))
-    table = swept.table()
-    regret, spread, drawn = [], [], []
-    for role, cells in table.groupby("role"):
-        best = search.best(role)
-        key = (role, best.direction.layer, best.direction.position, best.alpha)
-        regret.append(cells["margin"].max() - swept.cell(*key).margin)
-        spread.append(cells["margin"].max() - cells["margin"].median())
-        drawn.append(cells["margin"].max() - cells["margin"].mean())
-    run = int((search.table["questions"] > 0).sum())
-    print(
-        f"{len(table)} cells of {N_ROLES} roles on {N_QUESTIONS} questions; the search ran {run} "
-        f"exactly: {own / cost:.0%} of the operations, {less / seconds:.0%} of the time.\n"
-        f"rank correlation of the screen: {search.quality['rho'].median():.2f} (median)\n"
-        f"margin regret {np.mean(regret):.4f} nats: {np.mean(regret) / np.mean(spread):.1%} of "
-        f"(best - median), {np.mean(regret) / np.mean(drawn):.1%} of a random cell's regret "
-        f"({np.mean(drawn):.4f})"
-    )
+        roles, base, bench = rl.load_roles(), rl.load_base(), rl.load_benchmark("mini")
+    layers = range(int(0.8 * lens.n_layers))
+    own = {name: list(prompts)[:64] for name, prompts in roles.items()}
+    vectors = rl.role_vectors(lens, own, base, layers=layers)
+    regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"))
+    cost(lens, vectors, bench, {name: str(prompts.domain) for name, prompts in roles.items()})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import rolelens as rl
 from rolelens import embedded, forward, scoring
 from rolelens.forward import common_prefix
 
-LAYERS = tuple(range(0, 24, 3))
+LAYERS = tuple(range(24))
 SUBJECT = "high_school_government_and_politics"
 QUESTIONS = 64
 SIZE = 16
@@ -65,15 +65,15 @@ class Row:
             own = len(self.ids) * self.n_post
         cells = len(LAYERS) * len(self.positions) * 2
         left = sum(own * (cfg.n_layers - layer) * block for layer in LAYERS[1:])
-        left = left * len(self.positions) * 2 + whole  # and once unsteered
+        once = sum(len(ids) - prefix for ids in self.ids) + prefix  # unsteered
+        left = left * len(self.positions) * 2 + once * cfg.n_layers * block
         return whole * cells / left
 
     def flops(self) -> float:
         """Operations of the whole grid: they are linear in the layer, so two layers are counted."""
         model, tokens, vocab = self.lens.model, self.prepared.tokens, self.prepared.letters
         made: list[Any] = []
-        total = flops(lambda: scoring.score(self.lens, self.prepared))
-        total += flops(
+        total = flops(
             lambda: made.append(forward.cells(model, tokens, LAYERS[1:], self.tokens, vocab=vocab))
         )
         delta = torch.ones(1, self.lens.d_model)
