@@ -6,7 +6,7 @@ import sys
 
 import rolelens as rl
 
-QUESTIONS = 32
+QUESTIONS = 8
 
 
 def measure(n_alphas: int) -> None:

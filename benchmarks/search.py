@@ -17,9 +17,9 @@ import rolelens as rl
 from rolelens import scoring
 
 N_ROLES = 10
-SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16, 20], "positions": [-5, -3, -1]}
-KINDS = (("post-instruction", "letter", 64), ("all", "letter", 32), ("all", "cloze_norm", 24))
-COSTED = ("psychology", "law")
+SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16], "positions": [-5, -3, -1]}
+KINDS = (("all", "letter", 32),)
+COSTED = ("psychology",)
 COUNTED = 8
 """One question in so many is counted for the loop; its operations go with the tokens."""
 

@@ -1,5 +1,6 @@
 """Models that the tests share."""
 
+import gc
 import os
 
 # No test reaches for a hub; a client that is offline says so at once. Set before it is imported.
@@ -136,10 +137,18 @@ def smollm2() -> rl.Lens:
 THREADS = torch.get_num_threads()
 
 
-@pytest.fixture(autouse=True)
-def threads(request: pytest.FixtureRequest) -> None:
-    """Tiny models are faster on one thread than on several that wait for each other."""
-    torch.set_num_threads(THREADS if request.node.get_closest_marker("model") else 1)
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection, which statsmodels forces at every call."""
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tiny models are faster on one thread than on several that wait for each other.
+
+    Set before any fixture is made, whatever its scope.
+    """
+    torch.set_num_threads(THREADS if item.get_closest_marker("model") else 1)
 
 
 @pytest.fixture(autouse=True)

@@ -445,3 +445,114 @@ def test_the_sha_covers_all_that_is_asked() -> None:
 def test_bad_benchmarks_are_refused(call, sentence: str, unchecked) -> None:
     with pytest.raises(rl.InputError, match=sentence):
         call()
+
+
+def rows_of(questions: list[rl.Question]) -> list[dict]:
+    return [
+        {"question": q.text, "answer": q.answer, "domain": q.domain, "id": q.id} for q in questions
+    ]
+
+
+OWN = [
+    rl.Question("sea", 'Is the sea "wet", or dry?', ("wet,\nand deep", "dry"), 0, "water"),
+    rl.Question("sky", "Which is blue?", ("None", "sky", "grass", "NA"), 1, "air"),
+]
+
+
+@pytest.mark.parametrize("lettered", [True, False])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_own_files_are_read(tmp_path: Path, suffix: str, lettered: bool) -> None:
+    file = tmp_path / f"own{suffix}"
+    rows = rows_of(OWN)
+    for row, question in zip(rows, OWN, strict=True):
+        if lettered:
+            row["answer"] = "ABCD"[question.answer]
+        if suffix == ".csv" or lettered:
+            row |= dict(zip("ABCD", question.options, strict=False))
+        else:
+            row["options"] = list(question.options)
+    if suffix == ".csv":
+        pd.DataFrame(rows).to_csv(file, index=False)
+    else:
+        file.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    assert list(rl.load_benchmark(file)) == OWN
+
+
+def test_ids_are_made_where_there_are_none_and_mmlus_own_files_still_read(tmp_path: Path) -> None:
+    file = tmp_path / "quiz.jsonl"
+    rows = [{"question": f"{n}?", "options": ["a", "b"], "answer": "B"} for n in range(2)]
+    file.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert [q.id for q in rl.load_benchmark(file)] == ["quiz-0000", "quiz-0001"]
+    bare = tmp_path / "anatomy_test.csv"
+    bare.write_text("question?,a,b,c,answer,D\n", encoding="utf-8")
+    assert rl.load_benchmark(bare)[0].options == ("a", "b", "c", "answer")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "question,A,B,answer\nx?,1,2,C", "line 2: the answer is 'C'; it has to be a let"),
+        ("a.csv", "question,A,B,answer\nx?,1,2,yes", "'yes'; it has to be a letter A to B or an "),
+        ("a.csv", "question,A,B,answer\nx?,1,2,", "line 2: the answer is None"),
+        ("a.csv", "question,A,answer\nx?,1,A", "has 1 options; it needs 2 to 10"),
+        ("a.csv", b"question,A,B,answer\n\xff,1,2,A", "is not UTF-8"),
+        ("a.jsonl", '{"question": "x?", "options": ["1", 2], "answer": 0}', "a list of texts"),
+        ("a.jsonl", '{"question": "x?", "options": ["1", "2"], "answer": true}', "is True; it has"),
+        ("a.jsonl", '{"question": "x?", "options": ["1", "2"], "answer": 2}', "or an index 0 to 1"),
+        ("a.jsonl", '{"options": ["1", "2"], "answer": 1}', "expected a text under 'question'"),
+        ("a.jsonl", '["x?"]', "expected an object with 'question'"),
+        ("a.jsonl", "{", "line 1 is not JSON"),
+        ("a.txt", "x", "is a CSV or JSONL file"),
+    ],
+)
+def test_bad_own_files_are_named(tmp_path: Path, name: str, content, sentence: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(rl.InputError) as caught:
+        rl.load_benchmark(file)
+    assert sentence in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_permuted_options_are_the_same_options() -> None:
+    permuted = MINI.permuted(seed=1)
+    moved = 0
+    for before, after in zip(MINI, permuted, strict=True):
+        assert sorted(before.options) == sorted(after.options)
+        assert before.options[before.answer] == after.options[after.answer]
+        assert (before.id, before.text) == (after.id, after.text)
+        moved += before.options != after.options
+    assert 0.9 < moved / len(MINI) < 1
+    assert MINI.permuted(seed=1) == permuted != MINI.permuted(seed=2)
+    # A question's order is its own, whatever else is asked.
+    assert MINI.domain("law").permuted(1)[0] in list(permuted)
+
+
+@given(PLAIN, st.lists(PLAIN, min_size=2, max_size=5))
+def test_permuted_prompts_show_the_permuted_options(text: str, options: list[str]) -> None:
+    shown = "".join(f"\n\t\t{letter}. {o}" for letter, o in zip("ABCDE", options, strict=False))
+    ending = "\n\t\tAnswer with the letter of the correct answer.\n\t\tAnswer:"
+    question = rl.Question("q", text, tuple(options), 0, prompt=text + shown + ending)
+    after = rl.load_benchmark([question]).permuted(3)[0]
+    assert paper._parsed(after.prompt) == (text, after.options)
+
+
+def test_a_prompt_without_its_options_cannot_be_permuted() -> None:
+    question = rl.Question("q7", "x?", ("one", "two"), 0, prompt="x? one or two")
+    with pytest.raises(rl.InputError, match="prompt of question 'q7' has no line 'A. one'"):
+        rl.load_benchmark([question]).permuted()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_folds_ask_every_question_once(n: int) -> None:
+    folds = MINI.folds(n, seed=4)
+    assert sorted(q.id for _, test in folds for q in test) == sorted(q.id for q in MINI)
+    for selection, test in folds:
+        assert {q.id for q in selection}.isdisjoint(q.id for q in test)
+        assert len(selection) + len(test) == len(MINI)
+        assert (
+            abs(len(test) - len(MINI) / n) <= 24
+        )  # groups of four stay together in each of eight domains
+        assert set(test.domains) == set(MINI.domains)
+    with pytest.raises(rl.InputError, match="n is 1; 320 questions make 2 to 320 folds"):
+        MINI.folds(1)

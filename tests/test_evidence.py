@@ -1,8 +1,11 @@
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from statsmodels.stats.contingency_tables import mcnemar
 
 import rolelens as rl
-from rolelens import evidence
+from rolelens import evidence, stats
 
 
 def scores(correct: list[bool], *, ids: str = "q") -> rl.Scores:
@@ -47,3 +50,124 @@ def test_different_questions_are_refused() -> None:
 def test_above_chance() -> None:
     assert not evidence.above_chance(scores([True] * 26 + [False] * 74))
     assert evidence.above_chance(scores([True] * 40 + [False] * 60))
+
+
+def test_headroom_says_whether_there_is_something_to_gain() -> None:
+    at_chance = evidence.headroom(scores([True] * 26 + [False] * 74))
+    assert not at_chance.above_chance
+    assert "at chance, 0.260 of 100 questions" in str(at_chance)
+    assert "nothing here for a role to improve" in str(at_chance)
+    able = evidence.headroom(scores([True] * 70 + [False] * 30))
+    assert able.above_chance
+    assert (able.letter, able.constant) == ("A", 1.0)  # "A" is always correct here
+    assert able.detectable == pytest.approx(stats.detectable(100, 0.2))
+
+
+def test_letters_are_counted() -> None:
+    made = rl.Scores(
+        torch.tensor([[0.0, -1, -2], [0, -1, -2], [-3, 0, -1], [-9, -8, 0]]),
+        torch.tensor([2, 2, 0, 2]),
+        ("a", "b", "c", "d"),
+        ("",) * 4,
+        "letter",
+    )
+    table = evidence.letters(made)
+    assert table["given"].to_dict() == {"A": 0.5, "B": 0.25, "C": 0.25}
+    assert table["correct"].to_dict() == {"A": 0.25, "B": 0.0, "C": 0.75}
+
+
+DOMAINS = ("math", "law", "art")
+
+
+def drawn(rng: np.random.Generator, gains: dict[str, float], n: int = 150) -> pd.DataFrame:
+    """Answers of one role whose accuracy rises by so much in each domain."""
+    rows = []
+    for domain in DOMAINS:
+        before = rng.random(n) < 0.4
+        gain = gains.get(domain, 0.0)
+        flip = rng.random(n)
+        after = np.where(before, flip >= 0.1, flip < (0.1 * 0.4 + gain) / 0.6)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "question": [f"{domain}{k}" for k in range(n)],
+                    "domain": domain,
+                    "before": before,
+                    "after": after,
+                    "margin": rng.normal(gain, 1, n),
+                }
+            )
+        )
+    return pd.concat(rows)
+
+
+def test_effects_find_what_is_there_and_where() -> None:
+    rng = np.random.default_rng(0)
+    gains = {
+        "own": ("math", {"math": 0.25}),
+        "everywhere": ("law", dict.fromkeys(DOMAINS, 0.25)),
+        "nothing": ("art", {}),
+    }
+    answers = pd.concat([drawn(rng, own).assign(role=r) for r, (_, own) in gains.items()])
+    domains = {role: domain for role, (domain, _) in gains.items()}
+    table = evidence.effects(answers, domains).set_index("role")
+    assert (table["p_holm"] < 0.05).to_dict() == {
+        "own": True,
+        "everywhere": True,
+        "nothing": False,
+    }
+    assert (table["interaction_p_holm"] < 0.05).to_dict() == {
+        "own": True,
+        "everywhere": False,
+        "nothing": False,
+    }
+    own = answers[(answers["role"] == "own") & (answers["domain"] == "math")]
+    row = table.loc["own"]
+    assert row["gain"] == pytest.approx(own["after"].mean() - own["before"].mean())
+    assert row["p"] == pytest.approx(
+        mcnemar(pd.crosstab(own["before"], own["after"]).to_numpy(), exact=True).pvalue
+    )
+    assert row["low"] < row["gain"] < row["high"]
+    said = {role: evidence.verdict({"role": role, **table.loc[role]}) for role in gains}
+    assert "own: helps, " in said["own"]
+    assert "and more than elsewhere" in said["own"]
+    assert "and not more than elsewhere" in said["everywhere"]
+    assert "nothing: nothing beyond chance, " in said["nothing"]
+    everywhere = evidence.transfer(answers)
+    assert len(everywhere) == 9
+    claimed = everywhere[everywhere["p_holm"] < 0.05]
+    assert {("own", "math")} <= set(zip(claimed["role"], claimed["domain"], strict=True))
+    assert not ((claimed["role"] == "nothing") | (claimed["gain"] < 0)).any()
+
+
+def test_where_nothing_is_there_nothing_is_claimed() -> None:
+    rng = np.random.default_rng(1)
+    claims, alone = 0, 0
+    for _ in range(30):
+        answers = pd.concat([drawn(rng, {}, 60).assign(role=r) for r in ("a", "b", "c")])
+        table = evidence.effects(answers, dict(zip("abc", DOMAINS, strict=True)))
+        claims += (table["p_holm"] < 0.05).any()
+        alone += (table["p"] < 0.05).sum()
+    assert claims / 30 <= 0.14
+    assert alone / 90 <= 0.11
+
+
+def test_roles_without_a_domain_or_questions_are_refused() -> None:
+    answers = drawn(np.random.default_rng(0), {}, 5).assign(role="a")
+    with pytest.raises(rl.InputError, match="'a' has no domain"):
+        evidence.effects(answers, {})
+    with pytest.raises(rl.InputError, match="not asked a question of its domain 'music'"):
+        evidence.effects(answers, {"a": "music"})
+    own = answers[answers["domain"] == "math"]
+    row = evidence.effects(own, {"a": "math"}).iloc[0]
+    assert "interaction" not in row
+
+
+def test_answers_are_those_of_the_scores() -> None:
+    before, after = scores([True, False, False]), scores([True, True, False])
+    table = evidence.answered("nurse", before, after)
+    assert table["before"].tolist() == [True, False, False]
+    assert table["after"].tolist() == [True, True, False]
+    assert table["margin"].tolist() == [0.0, 2.0, 0.0]
+    with pytest.raises(rl.InputError, match="different questions"):
+        evidence.answered("nurse", before, scores([True] * 3, ids="other"))

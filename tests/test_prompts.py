@@ -124,7 +124,7 @@ def test_a_hub_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     written(tmp_path / "owner" / "set", ".jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = list(rl.prompts._hub("owner/set"))
+    rows = list(rl.prompts.sets.hub("owner/set"))
     assert [row["prompt"] for _, row in rows] == [row["prompt"] for row in ROWS]
 
 

@@ -1,13 +1,20 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import planted
 import rolelens as rl
 from rolelens import runs
 from rolelens.evidence import Comparison
+from rolelens.runs.demo import _verdict
 from rolelens.sweep import Cell, Grid
 from test_scoring import QUESTIONS
+from test_study import planted_lens
 
-NONE = Comparison(0.5, 0.5, -0.1, 0.1, 1.0, 0.2, 40)
+MARGIN = rl.stats.Estimate(0.0, -0.1, 0.1, 1.0)
+NONE = Comparison(0.5, 0.5, -0.1, 0.1, 1.0, 0.2, 40, MARGIN)
 
 
 def test_the_demo_leaves_vectors_and_a_report(llama: rl.Lens, tmp_path) -> None:
@@ -44,8 +51,8 @@ def scores(right: int, n: int) -> rl.Scores:
     [
         (10, NONE, "It is not above chance, so there is nothing here for a role to improve."),
         (25, NONE, "Nothing beyond chance was found."),
-        (25, Comparison(0.5, 0.9, 0.2, 0.5, 0.001, 0.2, 40), "adding the vector helps."),
-        (25, Comparison(0.5, 0.1, -0.5, -0.2, 0.001, 0.2, 40), "adding the vector hurts."),
+        (25, Comparison(0.5, 0.9, 0.2, 0.5, 0.001, 0.2, 40, MARGIN), "adding the vector helps."),
+        (25, Comparison(0.5, 0.1, -0.5, -0.2, 0.001, 0.2, 40, MARGIN), "adding the vector hurts."),
     ],
 )
 def test_the_verdict_says_what_was_found(right: int, effect: Comparison, sentence: str) -> None:
@@ -57,7 +64,7 @@ def test_the_verdict_says_what_was_found(right: int, effect: Comparison, sentenc
         Grid(vectors, (1,), (-1,), (1.0,)),
         "all",
     )
-    verdict = runs._verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)
+    verdict = _verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)
     assert verdict.endswith(sentence)
     assert f"{right / 40:.1%} of 40 held-out questions" in verdict
 
@@ -74,3 +81,43 @@ def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
     system = rl.system_vectors(llama, ["nurse"], base)
     page = runs.describe(llama, system, roles, base, tmp_path / "s.html", say=lambda line: None)
     assert "No separation is shown" in page.read_text()
+
+
+def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
+    lens = planted_lens()
+    data = tmp_path / "data"
+    for folder in ("role_prompts", "base_prompts", "mmlu_paper_split"):
+        (data / folder).mkdir(parents=True)
+    (data / "base_prompts" / "train.json").write_text(json.dumps(planted.prompts(None, 40)))
+    for domain in planted.MARKS:
+        role = {"role": f"{domain} expert", "domain": domain}
+        content = json.dumps(role | {"prompts": planted.prompts(domain, 16)})
+        (data / "role_prompts" / f"{domain}.json").write_text(content)
+        rows = [
+            {
+                "prompt": row["text"]
+                + "".join(f"\n\t\t{k}. {o}" for k, o in zip("ABCD", row["options"], strict=True))
+                + "\n\t\tAnswer with the letter of the correct answer.\n\t\tAnswer:",
+                "answer": "ABCD"[row["answer"]],
+                "subject": domain,
+            }
+            for row in planted.questions(80)
+            if row["domain"] == domain
+        ]
+        (data / "mmlu_paper_split" / f"{domain}.json").write_text(json.dumps(rows))
+    said: list[str] = []
+    options = {"layers": [1, 2], "positions": [-1], "alphas": [1.0], "ablated": 10}
+    path = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
+    page = path.read_text()
+    assert "math expert: helps" in page
+    for heading in ("Table 3", "Every role in every domain", "Table 5", "The role as a prompt"):
+        assert heading in page
+    assert page.count("Plotly.newPlot(") == 1
+    for name in ("table", "transfer", "chosen", "ablation", "prompted", "answers"):
+        assert (tmp_path / "out" / "tables" / f"{name}.csv").exists()
+    assert rl.RoleVectors.load(tmp_path / "out" / "vectors.safetensors").roles == (
+        "art expert",
+        "law expert",
+        "math expert",
+    )
+    assert said[-1].endswith(str(path))

@@ -222,3 +222,23 @@ def test_mini_on_the_embedded_model(smollm2: rl.Lens) -> None:
     assert scoring.prepare(smollm2, bench, "letter").letters == tuple(
         smollm2.tokenizer.convert_tokens_to_ids(list("ABCD"))
     )
+
+
+def test_the_likelier_form_of_the_letters_is_read(lens: rl.Lens, variant: Variant) -> None:
+    """With a vocabulary in which letters stand with and without a space."""
+    tokenizer = tiny.tokenizer()
+    model = tiny.reference(variant.architecture)
+    forms = [
+        [tokenizer(space + letter, add_special_tokens=False).input_ids for letter in "ABCD"]
+        for space in ("", " ")
+    ]
+    single = [[ids[0] for ids in form] for form in forms if all(len(ids) == 1 for ids in form)]
+    found = scoring.prepare(lens, QUESTIONS, "letter").letters
+    mass = []
+    for form in single:
+        own = []
+        for question in QUESTIONS:
+            ids = oracles.chat_ids(tokenizer, scoring.letter_prompt(question))
+            own.append(oracles.logits(model, ids)[-1, form].logsumexp(dim=-1))
+        mass.append(float(torch.stack(own).mean()))
+    assert list(found) == single[mass.index(max(mass))]

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -106,3 +106,86 @@ def test_the_detectable_difference_is_detected() -> None:
         moved = rng.choice([1, -1, 0], size=n, p=[gain, loss, 1 - discordant])
         found += stats.mcnemar((moved < 0).tolist(), (moved > 0).tolist()) < 0.05
     assert 0.7 < found / 300 < 0.9
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_sign_flip_equals_every_flip(values) -> None:
+    sums = [
+        sum(s * v for s, v in zip(signs, values, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(values))
+    ]
+    for alternative, extreme in {
+        "two-sided": [abs(s) >= abs(sum(values)) for s in sums],
+        "greater": [s >= sum(values) for s in sums],
+    }.items():
+        expected = sum(extreme) / len(extreme)
+        found = stats.sign_flip(list(map(float, values)), alternative=alternative)
+        assert found == pytest.approx(expected)
+
+
+def test_sign_flip_of_answers_is_mcnemar() -> None:
+    rng = np.random.default_rng(3)
+    before, after = rng.random(14) < 0.4, rng.random(14) < 0.7
+    differences = after.astype(float) - before.astype(float)
+    assert stats.sign_flip(differences) == pytest.approx(
+        stats.mcnemar(before.tolist(), after.tolist())
+    )
+
+
+def test_sign_flip_is_seeded_and_holds_its_level() -> None:
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=300)
+    assert stats.sign_flip(many, seed=1) == stats.sign_flip(many, seed=1)
+    rejected = sum(stats.sign_flip(rng.normal(size=40), resamples=400) < 0.05 for _ in range(200))
+    assert 0.02 < rejected / 200 < 0.09
+
+
+def test_the_interaction_is_the_difference_of_means_and_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    covered, small = 0, 0
+    for seed in range(150):
+        inside, outside = rng.normal(0.5, 1, 50), rng.normal(0.1, 2, 120)
+        found = stats.interaction(inside, outside, resamples=400, seed=seed)
+        assert found.value == pytest.approx(inside.mean() - outside.mean())
+        covered += found.low <= 0.4 <= found.high
+        equal = stats.interaction(rng.normal(0, 1, 50), rng.normal(0, 1, 120), resamples=400)
+        small += equal.p < 0.05
+    assert 0.87 < covered / 150 < 0.99
+    assert small / 150 < 0.11
+
+
+def test_what_never_changes_is_no_effect() -> None:
+    assert stats.sign_flip([0.0] * 9) == 1.0
+    assert stats.paired_bootstrap([0.25] * 5) == (0.25, 0.25)
+    assert stats.interaction([0.0] * 4, [0.0] * 9) == stats.Estimate(0.0, 0.0, 0.0, 1.0)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_corrections_equal_their_definitions(p) -> None:
+    n, order = len(p), sorted(range(len(p)), key=p.__getitem__)
+    holm, running = [0.0] * n, 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (n - rank) * p[index]))
+        holm[index] = running
+    bh, running = [0.0] * n, 1.0
+    for rank in reversed(range(n)):
+        running = min(running, n / (rank + 1) * p[order[rank]])
+        bh[order[rank]] = running
+    assert stats.adjusted(p) == pytest.approx(holm)
+    assert stats.adjusted(p, "benjamini-hochberg") == pytest.approx(bh)
+
+
+def test_a_rank_among_nulls_has_a_floor() -> None:
+    assert stats.null_rank(5.0, [1.0, 2.0, 3.0]) == 1 / 4
+    assert stats.null_rank(2.0, [1.0, 2.0, 3.0]) == 3 / 4
+    assert stats.null_rank(0.0, []) == 1.0
+
+
+def test_bad_values_are_refused_in_a_sentence() -> None:
+    with pytest.raises(rl.InputError, match="at least one question"):
+        stats.sign_flip([])
+    with pytest.raises(rl.InputError, match="not all finite"):
+        stats.interaction([1.0, float("nan")], [0.0])
+    with pytest.raises(rl.InputError, match="between 0 and 1"):
+        stats.adjusted([0.2, 1.2])

@@ -36,6 +36,7 @@ LONGER = [  # a beginning that some share, and prompts of several lengths
     rl.Question("l1", "What is the weather like over there today?", ("wet", "dry and warm"), 1),
     rl.Question("l2", "What is the weather like in the fog, please?", ("dim", "a bit dim", "x"), 0),
     rl.Question("l3", "Sing.", ("la", "no"), 0),
+    rl.Question("l4", "Is it so?", ("y", "n"), 0),  # nothing follows the first token of an answer
 ]
 
 

@@ -11,7 +11,7 @@ from rolelens.lens import Lens
 from rolelens.loading import load
 from rolelens.patchscope import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
-from rolelens.scoring import Scores, evaluate
+from rolelens.scoring import Perplexity, Scores, evaluate, perplexity
 from rolelens.stats import Projections, Separation, projections, separation
 from rolelens.sweep import Search, Sweep, search, sweep
 from rolelens.vectors import Direction, RoleVectors, concat, mean
@@ -23,6 +23,7 @@ __all__ = [
     "Direction",
     "InputError",
     "Lens",
+    "Perplexity",
     "Projections",
     "Question",
     "Reading",
@@ -46,6 +47,7 @@ __all__ = [
     "mean",
     "null_vectors",
     "patchscope",
+    "perplexity",
     "plots",
     "projections",
     "role_vectors",

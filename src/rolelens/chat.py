@@ -73,15 +73,19 @@ class ChatFormat:
         self, prompt: str, answer: str, system: str | None = None
     ) -> tuple[tuple[int, ...], int]:
         """Token ids of the rendered prompt and an answer to it, and how many are the prompt's."""
-        text = self.render(prompt, system)
-        start = self._encode(text)
-        whole = self._encode(text + self.joiner + answer)
-        if whole[: len(start)] != start:
-            # The answer's first letters merged with the prompt's last ones.
-            whole = start + tuple(
-                self._tokenizer(self.joiner + answer, add_special_tokens=False).input_ids
-            )
-        return whole, len(start)
+        start = self.ids(prompt, system)
+        return start + self.continuation(prompt, self.joiner + answer, system), len(start)
+
+    def continuation(self, prompt: str, text: str, system: str | None = None) -> tuple[int, ...]:
+        """Token ids of a text that follows a prompt as it is, with nothing between.
+
+        Where its first letters merge with the prompt's last ones, it is tokenized alone.
+        """
+        before = self.render(prompt, system)
+        start, whole = self._encode(before), self._encode(before + text)
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         # A template writes the special tokens itself; adding them again would double the BOS.

@@ -168,6 +168,25 @@ def heatmap(sweep: Sweep, role: str | None = None, value: str = "accuracy_gain")
     return styled(figure, title, height=180 + 42 * rows + 40 * len(sweep.alphas))
 
 
+def transfer(table: pd.DataFrame) -> go.Figure:
+    """What every role does in every domain, from :func:`rolelens.evidence.transfer`.
+
+    A star marks a gain that survives Holm's correction over all of them at 5 %.
+    """
+    grid = table.pivot(index="role", columns="domain", values="gain")
+    order = list(dict.fromkeys(table["role"]))
+    grid = 100 * grid.loc[order]
+    starred = table.assign(star=table["p_holm"].lt(0.05).map({True: "*", False: ""}))
+    stars = starred.pivot(index="role", columns="domain", values="star").loc[order]
+    limit = float(grid.abs().max().max()) or 1.0
+    figure = _panel(grid, "points", DIVERGING, (-limit, limit))
+    figure.update_traces(text=stars.to_numpy(), texttemplate="%{text}", textfont={"size": 18})
+    figure.update_xaxes(tickangle=-45)
+    figure.update_yaxes(autorange="reversed")
+    title = "Gain on held-out questions of every domain (* p < 0.05, Holm)"
+    return styled(figure, title, height=260 + 22 * max(len(grid), 4))
+
+
 def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
     """Give a figure the look that all have."""
     figure.update_layout(

@@ -17,7 +17,12 @@ SPLITS = ("dev", "val", "test")
 def from_folder(folder: Path) -> list[Question]:
     """The questions of a folder of CSV files, one a subject."""
     files = sorted(folder.glob("*.csv"), key=_subject)
-    return [question for file in files for question in _csv(file)]
+    return [question for file in files for question in from_file(file)]
+
+
+def from_file(path: Path) -> list[Question]:
+    """The questions of a CSV file without a header."""
+    return list(_csv(path))
 
 
 def from_hub(split: str, subjects: Iterable[str] | None) -> list[Question]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -127,16 +128,48 @@ class Benchmark(Sequence[Question]):
                 if taken + len(own[index]) <= wanted:
                     first |= {question.id for question in own[index]}
                     taken += len(own[index])
-        halves = (
-            tuple(q for q in self.questions if q.id in first),
-            tuple(q for q in self.questions if q.id not in first),
-        )
+        halves = self._where(first, True), self._where(first, False)
         if not all(halves):
             raise InputError(f"{len(self)} questions are too few to split with share {share}.")
         return (
             Benchmark(f"{self.name}, selection", halves[0]),
             Benchmark(f"{self.name}, test", halves[1]),
         )
+
+    def permuted(self, seed: int = 0) -> "Benchmark":
+        """The same questions with their options in another order, each drawn by itself.
+
+        Args:
+            seed: with a question's id it decides the order.
+
+        Raises:
+            InputError: a ready-made prompt in which the lettered options cannot be found.
+        """
+        return Benchmark(f"{self.name}, permuted", tuple(_permuted(q, seed) for q in self))
+
+    def folds(self, n: int, seed: int = 0) -> list[tuple["Benchmark", "Benchmark"]]:
+        """Cut into ``n`` parts as :meth:`split` does; each is the test part once.
+
+        Returns:
+            Pairs of a selection part, the other folds, and a test part.
+        """
+        if not 2 <= n <= len(self):
+            raise InputError(f"n is {n}; {len(self)} questions make 2 to {len(self)} folds.")
+        rest, parts = self, []
+        for left in range(n, 1, -1):
+            part, rest = rest.split(1 / left, seed)
+            parts.append({question.id for question in part})
+        parts.append({question.id for question in rest})
+        return [
+            (
+                Benchmark(f"{self.name}, all but fold {k}", self._where(part, False)),
+                Benchmark(f"{self.name}, fold {k}", self._where(part, True)),
+            )
+            for k, part in enumerate(parts)
+        ]
+
+    def _where(self, ids: set[str], inside: bool) -> tuple[Question, ...]:
+        return tuple(q for q in self.questions if (q.id in ids) == inside)
 
 
 def checked(benchmark: Benchmark) -> Benchmark:
@@ -148,6 +181,35 @@ def checked(benchmark: Benchmark) -> Benchmark:
     if twice:
         raise InputError(f"questions share the id {min(twice)!r}; every id has to be unique.")
     return benchmark
+
+
+def _permuted(question: Question, seed: int) -> Question:
+    digest = hashlib.sha256(f"{seed} {question.id}".encode()).digest()
+    order = np.random.default_rng(list(digest)).permutation(len(question.options)).tolist()
+    options = tuple(question.options[index] for index in order)
+    prompt = question.prompt
+    if prompt is not None:
+        for start, end, option in reversed(_spans(question, options)):
+            prompt = prompt[:start] + option + prompt[end:]
+    return dataclasses.replace(
+        question, options=options, answer=order.index(question.answer), prompt=prompt
+    )
+
+
+def _spans(question: Question, options: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Where the options stand in a ready-made prompt, and what is to stand there."""
+    spans, end = [], 0
+    for letter, old, new in zip(LETTERS, question.options, options, strict=False):
+        label = re.compile(rf"^[ \t]*\(?{letter}[.):][ \t]*({re.escape(old)})$", re.MULTILINE)
+        found = label.search(question.prompt or "", end)
+        if found is None:
+            raise InputError(
+                f"the prompt of question {question.id!r} has no line '{letter}. {old[:40]}', so "
+                "its options cannot change their order; pass the question without a prompt."
+            )
+        end = found.end()
+        spans.append((*found.span(1), new))
+    return spans
 
 
 def _asked(question: Question) -> dict[str, Any]:

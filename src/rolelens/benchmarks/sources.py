@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from rolelens.benchmarks import mmlu, paper
+from rolelens.benchmarks import mmlu, paper, tables
 from rolelens.benchmarks.questions import LETTERS, Benchmark, Question, checked
 from rolelens.errors import InputError, unknown
 
@@ -26,7 +26,8 @@ def load_benchmark(
         source: ``"mini"`` (320 questions shipped with rolelens, 8 domains); ``"mmlu"`` (from the
             hub, ``cais/mmlu``); a folder of MMLU CSV files (headerless: question, A, B, C, D,
             letter); a folder of JSON files with ready-made prompts, one a domain, as the paper's
-            (``[{"prompt", "answer", "subject"}]``); or a list of questions.
+            (``[{"prompt", "answer", "subject"}]``); one CSV or JSONL file of your own (columns
+            ``question``, ``A``, ``B``, ..., ``answer``, ``domain``); or a list of questions.
         split: ``dev``, ``val`` or ``test`` of MMLU; in a folder, the subfolder of that name, if
             there is one.
         subjects: those to keep; all by default.
@@ -69,6 +70,10 @@ def _read(
         return "mini", _mini()
     if source == "mmlu":
         return "mmlu", mmlu.from_hub(split, subjects)
+    if Path(source).is_file():
+        file = Path(source)
+        bare = file.suffix == ".csv" and not tables.has_header(file)
+        return file.stem, mmlu.from_file(file) if bare else tables.from_file(file)
     folder = _folder(source, split)
     questions = mmlu.from_folder(folder) or paper.from_folder(folder)
     if not questions:
@@ -95,7 +100,8 @@ def _folder(source: str | Path, split: str) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(
-            f"no benchmark {str(source)!r}; name 'mini', 'mmlu' or a folder of MMLU CSV files."
+            f"no benchmark {str(source)!r}; name 'mini', 'mmlu', a folder of MMLU CSV files, or a "
+            "CSV or JSONL file."
         )
     return folder / split if (folder / split).is_dir() else folder
 

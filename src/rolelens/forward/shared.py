@@ -303,7 +303,8 @@ class Shared:
             width = self.answer_width - 1
             follows = torch.tensor([[k < len(ids) - 1 for k in range(width)] for ids in answers])
             follows = follows.repeat(n, 1)
-            targets = torch.tensor([i for ids in answers for i in ids[1:]]).repeat(n)[:, None]
+            after_first = [i for ids in answers for i in ids[1:]]
+            targets = torch.tensor(after_first, dtype=torch.long).repeat(n)[:, None]
             found = torch.zeros(follows.shape)
             found[follows] = token_logprobs(self.model, after[follows], targets)[:, 0]
             out[:, :, 1:] = rearrange(found, "(cell row) token -> cell row token", cell=n)

@@ -1,14 +1,16 @@
-"""Every cell of a grid, scored on every question."""
+"""Every cell of a grid, or some cells, scored on every question."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from rolelens import scoring
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
+from rolelens.errors import InputError
 from rolelens.forward import Selection
 from rolelens.lens import Lens
-from rolelens.scoring import Method
-from rolelens.sweep.grid import UNSTEERED, Change, make_grid
+from rolelens.scoring import Method, Scores
+from rolelens.sweep.grid import UNSTEERED, Change, Key, make_grid
 from rolelens.sweep.result import Sweep
 from rolelens.sweep.run import Run
 from rolelens.vectors import RoleVectors, check_sources
@@ -63,3 +65,50 @@ def sweep(
         run.score([UNSTEERED, *run.live], range(len(prepared.questions)))
     scores = run.logprobs[1:].reshape(*grid.shape, *run.logprobs.shape[1:])
     return Sweep(scores, run.scores(UNSTEERED), grid, tokens)
+
+
+def score_cells(
+    lens: Lens,
+    vectors: RoleVectors,
+    benchmark: str | Path | Benchmark | Sequence[Question],
+    cells: Sequence[Key],
+    *,
+    tokens: Selection = "all",
+    method: Method = "letter",
+    change: Change = "add",
+    store: str | Path | None = None,
+) -> tuple[Scores, dict[Key, Scores]]:
+    """Score some cells, as :func:`sweep` scores a grid.
+
+    Args:
+        lens: the model.
+        vectors: the directions.
+        benchmark: the questions.
+        cells: what is scored; each is named once.
+        tokens: which tokens are steered.
+        method: how options are scored.
+        change: what is done in the cells.
+        store: a file that keeps every finished piece.
+
+    Returns:
+        The scores of the unsteered model, and those of each cell.
+
+    Raises:
+        InputError: as for :func:`sweep`, or there are no cells.
+    """
+    check_sources(vectors.source, lens.source)
+    if not cells:
+        raise InputError("there are no cells to score; name at least one.")
+    axes = zip(*cells, strict=True)
+    _, layers, positions, alphas = (tuple(dict.fromkeys(axis)) for axis in axes)
+    grid = make_grid(
+        vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change=change
+    )
+    grid = dataclasses.replace(grid, only=tuple(dict.fromkeys(cells)))
+    if not isinstance(benchmark, Benchmark):
+        benchmark = load_benchmark(benchmark)
+    prepared = scoring.prepare(lens, benchmark, method)
+    settings = {"kind": "cells"}
+    with Run(lens, prepared, grid, tokens, benchmark, settings=settings, store=store) as run:
+        run.score([UNSTEERED, *run.live], range(len(prepared.questions)))
+    return run.scores(UNSTEERED), {key: run.scores(key) for key in grid.keys}

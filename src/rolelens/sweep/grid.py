@@ -47,6 +47,7 @@ class Grid:
         positions: positions along the third axis.
         alphas: strengths along the fourth axis.
         change: whether directions are added or ablated.
+        only: the cells, where they are not all of these.
     """
 
     vectors: RoleVectors
@@ -54,10 +55,13 @@ class Grid:
     positions: tuple[int, ...]
     alphas: tuple[float, ...]
     change: Change = "add"
+    only: tuple[Key, ...] | None = None
 
     @property
     def keys(self) -> list[Key]:
         """The name of every cell, in order."""
+        if self.only is not None:
+            return list(self.only)
         axes = (self.vectors.roles, self.layers, self.positions, self.alphas)
         return [Key(*key) for key in itertools.product(*axes)]
 

@@ -144,6 +144,7 @@ class Run:
             "benchmark": benchmark.name,
             "questions": benchmark.sha,
             "method": self.prepared.method,
+            "letters": list(self.prepared.letters),
             "tokens": selection,
             "change": grid.change,
             "vectors": grid.sha,

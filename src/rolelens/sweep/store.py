@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +21,24 @@ from torch import Tensor
 
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
+from rolelens.sweep.database import (
+    CELL_COLUMNS,
+    QUESTION_COLUMNS,
+    changes,
+    check_kind,
+    connect,
+    create,
+    explained,
+    notes_of,
+    read_meta,
+    rows_of,
+    set_meta,
+)
 
-APPLICATION_ID = b"rlsw"
-SCHEMA_VERSION = 1
 PLANNED = "planned"
 """The note that says how many pieces there will be."""
 INFORMATIVE = ("rolelens", "started")
 """Entries of the provenance that say something about a run and may differ in the next one."""
-
-CELL_COLUMNS = {"role": str, "layer": int, "position": int, "alpha": float}
-QUESTION_COLUMNS = {"id": str, "domain": str, "answer": int}
 
 
 class Store:
@@ -84,24 +92,24 @@ class Store:
                 damaged, is something else, or cannot be written.
         """
         path = Path(path)
-        rows = _rows(cells, CELL_COLUMNS), _rows(questions, QUESTION_COLUMNS)
+        rows = rows_of(cells, CELL_COLUMNS), rows_of(questions, QUESTION_COLUMNS)
         meta = {"provenance": dict(provenance), "n_options": n_options}
         with ExitStack() as resources:
             with writing(path):
                 if path.exists():
-                    _check_kind(path)  # before a lock is left beside a foreign file
+                    check_kind(path)  # before a lock is left beside a foreign file
                 # SQLite writes files beside it too, and would find out half-way that it may not.
                 TemporaryFile(dir=path.resolve().parent).close()
                 resources.enter_context(_locked(path))
                 if not path.exists():
-                    _create(path, meta, *rows)
-            connection = resources.enter_context(closing(_connect(path, "rw")))
-            with _explained(path):
-                changes = _changes(connection, meta, *rows, informative)
-                if changes:
+                    create(path, meta, *rows)
+            connection = resources.enter_context(closing(connect(path, "rw")))
+            with explained(path):
+                differing = changes(connection, meta, *rows, informative)
+                if differing:
                     raise InputError(
-                        f"{path} holds another sweep ({'; '.join(changes)}); name another file, or "
-                        "repeat the original settings."
+                        f"{path} holds another sweep ({'; '.join(differing)}); name another file, "
+                        "or repeat the original settings."
                     )
                 damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if damage != "ok":
@@ -115,26 +123,26 @@ class Store:
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("PRAGMA foreign_keys=ON")
                 with connection:
-                    _set_meta(connection, "writer", os.getpid())
+                    set_meta(connection, "writer", os.getpid())
             shape = (len(cells), len(questions), n_options)
             return cls(path, connection, shape, resources.pop_all())
 
     @property
     def done(self) -> set[int]:
         """The pieces that are finished."""
-        with _explained(self.path):
+        with explained(self.path):
             return {piece for (piece,) in self._connection.execute("SELECT piece FROM pieces")}
 
     @property
     def notes(self) -> dict[str, Any]:
         """What :meth:`note` has kept."""
-        with _explained(self.path):
-            return _notes(_meta(self._connection))
+        with explained(self.path):
+            return notes_of(read_meta(self._connection))
 
     def note(self, key: str, value: Any) -> None:
         """Keep a small JSON-able value that may change during a run, in place of the last one."""
-        with _explained(self.path), self._connection:
-            _set_meta(self._connection, f"note.{key}", value)
+        with explained(self.path), self._connection:
+            set_meta(self._connection, f"note.{key}", value)
 
     def commit(
         self,
@@ -173,7 +181,7 @@ class Store:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         places = ", ".join("?" * (2 + self._shape[2]))
         try:
-            with _explained(self.path), self._connection:
+            with explained(self.path), self._connection:
                 self._connection.execute(
                     "INSERT INTO pieces VALUES (?, ?, ?, ?)",
                     (piece, now, seconds, json.dumps(dict(info))),
@@ -185,7 +193,7 @@ class Store:
     def load(self) -> Float[Tensor, "cell question option"]:
         """All scores, in nats: NaN where not computed yet, -inf where there is no such option."""
         scores = torch.full(self._shape, torch.nan)
-        with _explained(self.path):
+        with explained(self.path):
             found = self._connection.execute("SELECT * FROM scores")
             while chunk := found.fetchmany(2**16):
                 table = np.array(chunk, dtype=np.float64)  # NULL becomes NaN
@@ -269,17 +277,17 @@ def status(path: str | Path) -> Status:
     path = Path(path)
     if not os.path.exists(path):
         raise InputError(f"no file {str(path)!r} with a sweep; check the path.")
-    with _explained(path):
-        _check_kind(path)
-    with closing(_connect(path, "ro")) as connection, _explained(path):
-        meta = _meta(connection)
+    with explained(path):
+        check_kind(path)
+    with closing(connect(path, "ro")) as connection, explained(path):
+        meta = read_meta(connection)
         done, first, last, seconds = connection.execute(
             "SELECT count(*), min(finished_at), max(finished_at), total(seconds) FROM pieces"
         ).fetchone()
         cells, questions = connection.execute(
             "SELECT (SELECT count(*) FROM cells), (SELECT count(*) FROM questions)"
         ).fetchone()
-    notes = _notes(meta)
+    notes = notes_of(meta)
     planned = notes.get(PLANNED, done)
     return Status(
         path=path,
@@ -297,41 +305,6 @@ def status(path: str | Path) -> Status:
     )
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say in one sentence what is wrong with the file."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        raise InputError(
-            f"{path} cannot be used ({getattr(error, 'strerror', error)}); check that it may be "
-            "read and written, that no other program holds it and that the disk has room."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        if type(error) is not sqlite3.DatabaseError:  # a subclass: wrong use, not a wrong file
-            raise
-        raise InputError(f"{path} is damaged ({error}); name another file.") from error
-
-
-def _check_kind(path: Path) -> None:
-    """Look into the header alone: SQLite leaves files beside some that it opens."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    magic, version, kind = header[:16], header[60:64], header[68:72]
-    if magic != b"SQLite format 3\0" or kind != APPLICATION_ID:
-        raise InputError(f"{path} is not the store of a sweep; name another file.")
-    if int.from_bytes(version) != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} is a store of version {int.from_bytes(version)}, and this rolelens works "
-            f"with version {SCHEMA_VERSION}; use the rolelens that wrote it, or name another file."
-        )
-
-
-def _connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-    with _explained(path):
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
-
-
 def _rest(connection: sqlite3.Connection) -> None:
     """Leave WAL mode: in it readers make files of their own, and cannot read where they may not.
 
@@ -339,7 +312,7 @@ def _rest(connection: sqlite3.Connection) -> None:
     """
     connection.execute("PRAGMA busy_timeout=0")
     with suppress(sqlite3.Error), connection:
-        _set_meta(connection, "writer", None)
+        set_meta(connection, "writer", None)
     for pragma in ("wal_checkpoint", "journal_mode=MEMORY"):
         with suppress(sqlite3.Error):
             connection.execute(f"PRAGMA {pragma}")
@@ -375,140 +348,3 @@ def _running(path: Path, writer: int | None) -> int | None:
     with suppress(OSError), lock.acquire(blocking=False):  # Timeout is an OSError too
         return None
     return writer
-
-
-def _create(path: Path, meta: Mapping[str, Any], cells: list[Any], questions: list[Any]) -> None:
-    """Write the store of a sweep that has not begun; it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.new")
-    partial.unlink(missing_ok=True)
-    with _explained(path), closing(_connect(partial, "rwc")) as connection:
-        connection.execute("PRAGMA journal_mode=OFF")
-        connection.executescript(_schema(meta["n_options"]))
-        connection.executemany(
-            "INSERT INTO cells VALUES (?, ?, ?, ?, ?)",
-            ((n, *row) for n, row in enumerate(cells)),
-        )
-        connection.executemany(
-            "INSERT INTO questions VALUES (?, ?, ?, ?)",
-            ((n, *row) for n, row in enumerate(questions)),
-        )
-        for key, value in {**meta, "writer": None}.items():
-            _set_meta(connection, key, value)
-        connection.commit()
-    partial.replace(path)
-
-
-def _schema(n_options: int) -> str:
-    """The tables; log-probabilities have no type, as REAL would make -0.0 into 0.0."""
-    numbers = range(n_options)
-    best = " ".join(f"WHEN o{k} THEN {k}" for k in numbers)
-    margins = " ".join(
-        f"WHEN {k} THEN o{k} - max({', '.join(['-9e999', *(f'o{j}' for j in numbers if j != k)])})"
-        for k in numbers
-    )
-    return f"""
-    BEGIN;
-    PRAGMA application_id = {int.from_bytes(APPLICATION_ID)};
-    PRAGMA user_version = {SCHEMA_VERSION};
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE cells (
-        cell INTEGER PRIMARY KEY, role TEXT, layer INTEGER, position INTEGER, alpha REAL
-    );
-    CREATE TABLE questions (question INTEGER PRIMARY KEY, id TEXT, domain TEXT, answer INTEGER);
-    CREATE TABLE pieces (
-        piece INTEGER PRIMARY KEY CHECK (piece >= 0),
-        finished_at TEXT NOT NULL, seconds REAL NOT NULL, info TEXT NOT NULL
-    );
-    CREATE TABLE scores (
-        cell INTEGER NOT NULL REFERENCES cells,
-        question INTEGER NOT NULL REFERENCES questions,
-        {", ".join(f"logprob_{k}" for k in numbers)},
-        PRIMARY KEY (cell, question)
-    ) WITHOUT ROWID;
-    CREATE VIEW summary AS
-    WITH filled AS (
-        SELECT cell, answer,
-            {", ".join(f"coalesce(logprob_{k}, -9e999) AS o{k}" for k in numbers)}
-        FROM scores JOIN questions USING (question)
-    ), judged AS (
-        SELECT cell,
-            CASE max(-9e999, {", ".join(f"o{k}" for k in numbers)}) {best} END = answer AS correct,
-            CASE answer {margins} END AS margin
-        FROM filled
-    )
-    SELECT cells.*, count(*) AS questions, avg(correct) AS accuracy, avg(margin) AS margin
-    FROM judged JOIN cells USING (cell) GROUP BY cell;
-    """
-
-
-def _changes(
-    connection: sqlite3.Connection,
-    meta: Mapping[str, Any],
-    cells: list[Any],
-    questions: list[Any],
-    informative: Collection[str],
-) -> list[str]:
-    """Everything that is not as it was: ``name old -> new``."""
-    old, new = _flat(_meta(connection)), _flat(json.loads(json.dumps(meta)))
-    changes = [
-        f"{key} {_change(_text(old, key), _text(new, key))}"
-        for key in {**old, **new}
-        if (key in old, old.get(key)) != (key in new, new.get(key))
-        and not {key, key.split(".")[0]} & set(informative)
-    ]
-    for kind, columns, rows in (
-        ("cell", CELL_COLUMNS, cells),
-        ("question", QUESTION_COLUMNS, questions),
-    ):
-        select = f"SELECT {', '.join(columns)} FROM {kind}s ORDER BY {kind}"
-        were = connection.execute(select).fetchall()
-        if len(were) != len(rows):
-            changes.append(f"{kind}s {len(were)} -> {len(rows)}")
-            continue
-        moved = [n for n in range(len(rows)) if were[n] != rows[n]]
-        if moved:
-            first = moved[0]
-            more = f" and {len(moved) - 1} more" if moved[1:] else ""
-            changes.append(f"{kind} {first} {_change(str(were[first]), str(rows[first]))}{more}")
-    return changes
-
-
-def _flat(meta: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {"n_options": meta["n_options"]}
-    for key, value in meta["provenance"].items():
-        inner = value if isinstance(value, dict) else {}
-        flat |= {f"{key}.{name}": one for name, one in inner.items()} or {key: value}
-    return flat
-
-
-def _text(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "not given"
-
-
-def _change(old: str, new: str) -> str:
-    """``old -> new``; of long ones, some of where they part."""
-    parted = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), 0)
-    start = max(0, parted - 20) if max(len(old), len(new)) > 80 else 0
-    shown = [
-        ("..." if start else "") + text[start : start + 80] + ("..." if text[start + 80 :] else "")
-        for text in (old, new)
-    ]
-    return " -> ".join(shown)
-
-
-def _rows(frame: pd.DataFrame, columns: Mapping[str, type]) -> list[Any]:
-    """Rows of plain Python values: SQLite would store NumPy's as bytes."""
-    return list(zip(*(map(kind, frame[name]) for name, kind in columns.items()), strict=True))
-
-
-def _meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    rows = connection.execute("SELECT key, value FROM meta").fetchall()
-    return {key: json.loads(value) for key, value in rows}
-
-
-def _set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-
-
-def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {key[5:]: value for key, value in meta.items() if key.startswith("note.")}

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rolelens.errors import InputError
+
+T = TypeVar("T")
 
 DEMO_ROLES = (
     "economist",
@@ -52,7 +54,8 @@ def load_roles(source: str | Path | None = None) -> dict[str, RolePrompts]:
         source: nothing for the 29 shipped roles (those of 2502.12055, with prompts of our own); a
             folder with one file a role; a JSON, JSONL or CSV file; or the id of a ``datasets``
             hub set. Rows have ``role``, ``prompt`` and optionally ``domain``; a JSON file may
-            also be ``{"role", "domain", "prompts"}``.
+            also be ``{"role", "domain", "prompts"}``. Of a file that ``generate`` wrote, the
+            accepted prompts are read.
 
     Raises:
         InputError: nothing there, or a row that cannot be read (file and line are named).
@@ -65,11 +68,11 @@ def load_roles(source: str | Path | None = None) -> dict[str, RolePrompts]:
         files = sorted(f for f in path.iterdir() if f.suffix in (".json", ".jsonl", ".csv"))
         if not files:
             raise InputError(f"no JSON, JSONL or CSV file in the folder {str(source)!r}.")
-        rows = [row for file in files for row in _rows(file)]
+        found = [row for file in files for row in rows(file)]
     else:
-        rows = list(_rows(source))
+        found = list(rows(source))
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in found:
         if not row.get("role"):
             raise InputError(
                 f"{row['where']} has no role; role prompts need one, base prompts are loaded "
@@ -95,7 +98,7 @@ def load_base(source: str | Path | None = None) -> list[str]:
     if source is None:
         with resources.as_file(_shipped("prompts/base.json")) as file:
             return load_base(file)
-    return [row["prompt"] for row in _rows(source)]
+    return [row["prompt"] for row in rows(source)]
 
 
 def digest(prompts: Sequence[str]) -> str:
@@ -107,34 +110,62 @@ def _shipped(name: str) -> Any:
     return resources.files("rolelens") / "data" / name
 
 
-def _rows(source: str | Path) -> Iterator[dict[str, Any]]:
-    """Rows with ``prompt`` and whatever else the source says, each with ``where`` it stands."""
+def rows(source: str | Path, column: str = "prompt") -> Iterator[dict[str, Any]]:
+    """Rows with a text in a column and whatever else the source says.
+
+    Args:
+        source: a JSON, JSONL or CSV file, or the id of a hub set.
+        column: what holds the text.
+
+    Returns:
+        The rows, each with ``where`` it stands.
+    """
     path = Path(source)
     if path.is_file():
         raw = {".json": _json, ".jsonl": _jsonl, ".csv": _csv}.get(path.suffix)
         if raw is None:
             raise InputError(f"{path} is {path.suffix or 'no'} file; JSON, JSONL or CSV is read.")
-        found = raw(path)
-    elif path.suffix in (".json", ".jsonl", ".csv") or str(source).count("/") != 1:
+        found = raw(path, column)
+    elif path.suffix in (".json", ".jsonl", ".csv", ".txt") or str(source).count("/") != 1:
         raise InputError(f"no file {str(source)!r}; check the path, or name a hub id 'owner/set'.")
     else:
-        found = _hub(str(source))
-    for where, row in _readable(found, source):
-        row = {"prompt": row} if isinstance(row, str) else row
-        prompt = row.get("prompt") if isinstance(row, Mapping) else None
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"{where} has no text under 'prompt'; found {str(row)[:80]!r}.")
+        found = hub(str(source))
+    for where, row in readable(found, source):
+        row = {column: row} if isinstance(row, str) else row
+        text = row.get(column) if isinstance(row, Mapping) else None
+        if isinstance(row, Mapping) and text is None and row.get("refused"):
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where} has no text under {column!r}; found {str(row)[:80]!r}.")
         yield {**row, "where": where}
 
 
-def _readable(found: Iterator[tuple[str, Any]], source: str | Path) -> Iterator[tuple[str, Any]]:
+def readable(found: Iterator[T], source: str | Path) -> Iterator[T]:
+    """What is found in a text file, if it is one."""
     try:
         yield from found
     except UnicodeDecodeError as error:
         raise InputError(f"{source} is not UTF-8 ({error.reason}); convert the file.") from error
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
+def hub(
+    name: str, config: str | None = None, *, streaming: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Rows of a hub set, and where each stands."""
+    from datasets import load_dataset
+
+    try:
+        for n, row in enumerate(load_dataset(name, config, split="train", streaming=streaming)):
+            yield f"{name}, row {n + 1}", row
+    except Exception as error:  # the hub client raises dozens of classes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the data set {name!r} could not be loaded from the hub ({reason}); check its name "
+            "and the network, or pass a file."
+        ) from error
+
+
+def _json(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -142,15 +173,16 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
     shared = {}
     if isinstance(content, Mapping):
         shared = {key: value for key, value in content.items() if key in ("role", "domain")}
-        content = content.get("prompts")
+        content = content.get(f"{column}s")
     if not isinstance(content, list):
-        raise InputError(f"{path} holds no list of prompts, nor one under 'prompts'.")
+        raise InputError(f"{path} holds no list of {column}s, nor one under '{column}s'.")
     for n, row in enumerate(content):
-        yield f"{path}, item {n + 1}", {"prompt": row, **shared} if isinstance(row, str) else row
+        yield f"{path}, item {n + 1}", {column: row, **shared} if isinstance(row, str) else row
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+def _jsonl(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    # Not splitlines: JSON may hold the other separators of lines.
+    for n, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
         if line.strip():
             try:
                 yield f"{path}, line {n + 1}", json.loads(line)
@@ -158,27 +190,13 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
                 raise InputError(f"{path}, line {n + 1} is not JSON ({error}).") from error
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        if "prompt" not in (reader.fieldnames or ()):
-            raise InputError(f"{path} has no column 'prompt'; found {reader.fieldnames}.")
+        if column not in (reader.fieldnames or ()):
+            raise InputError(f"{path} has no column {column!r}; found {reader.fieldnames}.")
         try:
             for row in reader:
                 yield f"{path}, line {reader.line_num}", row
         except csv.Error as error:
             raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}).") from error
-
-
-def _hub(name: str) -> Iterator[tuple[str, Any]]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split="train")
-    except Exception as error:  # the hub client raises dozens of classes
-        raise InputError(
-            f"the data set {name!r} could not be loaded from the hub "
-            f"({str(error).splitlines()[0]}); check its name and the network."
-        ) from error
-    for n, row in enumerate(rows):
-        yield f"{name}, row {n + 1}", row

@@ -1,4 +1,4 @@
-"""Whether an effect is more than chance: paired comparisons on questions kept apart."""
+"""Two ways of answering the same questions, compared question by question."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,10 @@ class Comparison:
         after: accuracy of the second.
         low: lower end of the 95 % paired bootstrap interval of the difference.
         high: its upper end.
-        p: exact McNemar p-value.
+        p: exact McNemar p-value, which is the paired permutation test of right and wrong answers.
         detectable: smallest difference that so many questions would show (80 % power).
         questions: how many there are.
+        margin: change of the mean margin, in nats.
     """
 
     before: float
@@ -28,6 +29,7 @@ class Comparison:
     p: float
     detectable: float
     questions: int
+    margin: stats.Estimate
 
     @property
     def difference(self) -> float:
@@ -43,7 +45,11 @@ class Comparison:
 
 
 def compare(before: Scores, after: Scores) -> Comparison:
-    """Compare two scores of the same questions, question by question."""
+    """Compare two scores of the same questions, question by question.
+
+    Raises:
+        InputError: they are of different questions.
+    """
     if before.questions != after.questions:
         raise InputError("the two scores are of different questions; evaluate both on the same.")
     first, second = before.correct.tolist(), after.correct.tolist()
@@ -58,9 +64,5 @@ def compare(before: Scores, after: Scores) -> Comparison:
         p=stats.mcnemar(first, second),
         detectable=stats.detectable(n, sum(map(abs, differences)) / n),
         questions=n,
+        margin=stats.paired((after.margins.double() - before.margins.double()).tolist()),
     )
-
-
-def above_chance(scores: Scores) -> bool:
-    """Whether the 95 % interval of the accuracy lies above guessing."""
-    return scores.interval[0] > scores.chance

@@ -1,6 +1,5 @@
-"""Separation, intervals and paired tests. Pure mathematics: no model is known here."""
+"""How well two sets of residual streams separate along a direction."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy import stats as scipy_stats
 from torch import Tensor
 
 from rolelens.errors import InputError
@@ -135,45 +133,3 @@ def separation_map(
         rows.append(separation(projections(*pair, role=role), resamples=1).auroc)
     index = pd.Index(positions, name="position")
     return pd.DataFrame(rows, index=index, columns=pd.Index(layers, name="layer"))
-
-
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson interval of a share."""
-    interval = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Two-sided exact McNemar p-value of paired right/wrong answers."""
-    gained = sum(not b and a for b, a in zip(before, after, strict=True))
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    if gained + lost == 0:
-        return 1.0
-    return float(scipy_stats.binomtest(gained, gained + lost).pvalue)
-
-
-def paired_bootstrap(
-    differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of a mean difference, resampling questions."""
-    values = np.asarray(differences, dtype=float)
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    means = [values[rng.integers(n, size=n)].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
-
-
-def detectable(n: int, discordant: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest change of accuracy that ``n`` paired questions would show, as a share.
-
-    Normal approximation to McNemar's test.
-
-    Args:
-        n: number of questions.
-        discordant: share of questions on which the two answers differ in being right.
-        power: probability of showing it.
-        alpha: two-sided level of the test.
-    """
-    z = scipy_stats.norm.ppf(1 - alpha / 2) + scipy_stats.norm.ppf(power)
-    return float(min(1.0, z * math.sqrt(max(discordant, 1 / n) / n)))

@@ -1,0 +1,148 @@
+"""Commands about vectors: make, describe and read them; the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rolelens import embedded, loading, prompts, runs
+from rolelens.activations import role_vectors, system_vectors
+from rolelens.cli.options import (
+    Base,
+    Json,
+    Model,
+    Prompts,
+    Quiet,
+    Vectors,
+    numbers,
+    plainly,
+    tell,
+)
+from rolelens.errors import unknown as unknown_name
+from rolelens.patchscope import PROMPT
+from rolelens.patchscope import patchscope as read
+from rolelens.vectors import RoleVectors
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the vectors and the report.")] = Path(
+        "rolelens-demo"
+    ),
+    model: Model = "smollm2",
+    silent: Quiet = False,
+) -> None:
+    """Run the main job, from prompts to a report; about five minutes on two cores."""
+    with plainly(silent):
+        print(f"Loading {model} (the embedded model is fetched at the first run)", flush=True)
+        runs.demo(loading.load(model), out, say=lambda line: print(line, flush=True))
+
+
+def extract(
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    role: Annotated[
+        list[str] | None, typer.Option(help="A role; repeat for several. All by default.")
+    ] = None,
+    role_prompts: Prompts = None,
+    base: Base = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 8,12,16 or 0-23; all by default.")
+    ] = None,
+    system: Annotated[
+        bool,
+        typer.Option(
+            help="Contrast the base prompts with and without 'You are a {role}.' instead."
+        ),
+    ] = False,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Compute role vectors and save them with their provenance."""
+    with plainly(silent):
+        known = prompts.load_roles(role_prompts)
+        chosen = role or list(known)
+        for name in [] if system else chosen:
+            if name not in known:
+                raise unknown_name("role", name, known)
+        grid = numbers("--layers", layers, int)
+        lens, generic = loading.load(model), prompts.load_base(base)
+        if system:
+            vectors = system_vectors(lens, chosen, generic, layers=grid)
+        else:
+            own = {name: known[name] for name in chosen}
+            vectors = role_vectors(lens, own, generic, layers=grid)
+        path = vectors.save(out)
+        content = {"path": str(path), "roles": vectors.roles, "layers": vectors.layers}
+        tell(as_json, content, f"{vectors}\nsaved in {path}")
+
+
+def patchscope(
+    vectors: Vectors,
+    role: Annotated[str, typer.Option(help="Whose vector is read.")],
+    layer: Annotated[int, typer.Option(help="The layer it is added at.")],
+    position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
+    alpha: Annotated[float, typer.Option(help="Strength, raw.")] = 3.0,
+    prompt: Annotated[str, typer.Option(help="The question.")] = PROMPT,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = 40,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Read a vector as text: add it at a question about nothing."""
+    with plainly(silent):
+        direction = RoleVectors.load(vectors)[role].at(layer, position)
+        reading = read(
+            loading.load(model),
+            direction,
+            alpha=alpha,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+        )
+        content = {"prompt": prompt, "unsteered": reading.baseline, "steered": reading.text}
+        text = f"{prompt}\n\nunsteered: {reading.baseline}\n\nsteered: {reading.text}"
+        tell(as_json, content, text)
+
+
+def report(
+    vectors: Vectors,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    layer: Annotated[
+        int | None, typer.Option(help="Where text is steered; at 55 % of the depth by default.")
+    ] = None,
+    role_prompts: Prompts = None,
+    base: Base = None,
+    model: Model = "smollm2",
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Describe a file of vectors on one HTML page: texts, separation, norms, cosines."""
+    with plainly(silent):
+        path = runs.describe(
+            loading.load(model),
+            RoleVectors.load(vectors),
+            prompts.load_roles(role_prompts),
+            prompts.load_base(base),
+            out,
+            layer=layer,
+            say=lambda line: None if silent or as_json else print(line, flush=True),
+        )
+        tell(as_json, {"path": str(path)}, f"The report: {path}")
+
+
+def models(as_json: Json = False) -> None:
+    """List what --model takes on this machine: the embedded model and cached hub models."""
+    found = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | loading.cached_models()
+    text = "\n".join(f"{name}  ({origin})" for name, origin in found.items())
+    tell(as_json, found, f"{text}\nor any hub id, local folder or .gguf file")
+
+
+def roles(
+    role_prompts: Prompts = None,
+    as_json: Json = False,
+) -> None:
+    """List the roles, their domains and how many prompts each has."""
+    with plainly():
+        known = prompts.load_roles(role_prompts)
+        content = {n: {"domain": own.domain, "prompts": len(own)} for n, own in known.items()}
+        lines = [f"{n:24}{own.domain or '-':18}{len(own):4} prompts" for n, own in known.items()]
+        tell(as_json, content, "\n".join(lines))

@@ -1,0 +1,21 @@
+"""Whether an effect is more than chance: paired comparisons on questions kept apart."""
+
+from rolelens.evidence.compare import Comparison, compare
+from rolelens.evidence.controls import Headroom, above_chance, headroom, letters
+from rolelens.evidence.effects import answered, effects, transfer, verdict
+from rolelens.evidence.study import Study, study
+
+__all__ = [
+    "Comparison",
+    "Headroom",
+    "Study",
+    "above_chance",
+    "answered",
+    "compare",
+    "effects",
+    "headroom",
+    "letters",
+    "study",
+    "transfer",
+    "verdict",
+]

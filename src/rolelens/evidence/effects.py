@@ -1,0 +1,162 @@
+"""Effects on held-out answers: a row a role, corrected for the family. It runs no model.
+
+Everything here takes *answers*, a table with a row for each role and held-out question: ``role``,
+``question``, ``domain``, whether it was right ``before`` and ``after``, and the change of its
+``margin`` (nats).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from rolelens import stats
+from rolelens.errors import InputError
+from rolelens.scoring import Scores
+
+LEVEL = 0.05
+
+
+def answered(role: str, before: Scores, after: Scores) -> pd.DataFrame:
+    """The answers of one role."""
+    if before.questions != after.questions:
+        raise InputError("the two scores are of different questions; evaluate both on the same.")
+    return pd.DataFrame(
+        {
+            "role": role,
+            "question": before.questions,
+            "domain": before.domains,
+            "before": before.correct.tolist(),
+            "after": after.correct.tolist(),
+            "margin": (after.margins.double() - before.margins.double()).tolist(),
+        }
+    )
+
+
+def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
+    """What every role does in its domain, and whether it does more there than elsewhere.
+
+    Args:
+        answers: of every role, on its domain and on others.
+        domains: the domain of each role.
+
+    Returns:
+        A row a role: ``questions`` of its domain, accuracy ``before`` and ``after``, ``gain`` with
+        its 95 % interval (``low``, ``high``), exact McNemar ``p`` with ``p_holm`` and ``p_bh`` over
+        all roles, ``margin`` change (nats) with its interval, gain ``outside`` of the domain, and
+        the ``interaction`` (gain inside minus outside) with interval and p-values likewise.
+    """
+    rows = []
+    for role, own in _by_role(answers, domains):
+        inside, outside = _split(own, domains[role])
+        change = _changes(inside)
+        low, high = stats.paired_bootstrap(change)
+        margin = stats.paired(inside["margin"].tolist())
+        row: dict[str, Any] = {
+            "role": role,
+            "domain": domains[role],
+            "questions": len(inside),
+            "before": inside["before"].mean(),
+            "after": inside["after"].mean(),
+            "gain": sum(change) / len(change),
+            "low": low,
+            "high": high,
+            "p": stats.mcnemar(inside["before"].tolist(), inside["after"].tolist()),
+            "margin": margin.value,
+            "margin_low": margin.low,
+            "margin_high": margin.high,
+            "detectable": stats.detectable(len(change), sum(map(abs, change)) / len(change)),
+        }
+        if len(outside):
+            more = stats.interaction(change, _changes(outside))
+            row |= {
+                "outside": float(outside["after"].mean() - outside["before"].mean()),
+                "interaction": more.value,
+                "interaction_low": more.low,
+                "interaction_high": more.high,
+                "interaction_p": more.p,
+            }
+        rows.append(row)
+    return _corrected(pd.DataFrame(rows), "p", "interaction_p")
+
+
+def transfer(answers: pd.DataFrame) -> pd.DataFrame:
+    """What every role does in every domain, corrected over all of them.
+
+    Returns:
+        A row for each role and domain: ``gain`` with its interval, ``p``, ``p_holm``, ``p_bh``.
+    """
+    rows = []
+    for (role, domain), own in answers.groupby(["role", "domain"], sort=False):
+        change = _changes(own)
+        low, high = stats.paired_bootstrap(change)
+        rows.append(
+            {
+                "role": role,
+                "domain": domain,
+                "questions": len(own),
+                "gain": sum(change) / len(change),
+                "low": low,
+                "high": high,
+                "p": stats.mcnemar(own["before"].tolist(), own["after"].tolist()),
+            }
+        )
+    return _corrected(pd.DataFrame(rows), "p")
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """One row of :func:`effects` in a sentence."""
+    role, domain = row["role"], row["domain"]
+    found = (
+        f"{100 * row['gain']:+.1f} points on {row['questions']:.0f} held-out questions of {domain} "
+        f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, "
+        f"p = {row['p_holm']:.2g} over all roles)"
+    )
+    if row["p_holm"] >= LEVEL:
+        return (
+            f"{role}: nothing beyond chance, {found}; {100 * row['detectable']:.0f} points or more "
+            "would have shown."
+        )
+    word = "helps" if row["gain"] > 0 else "hurts"
+    if "interaction" not in row or pd.isna(row["interaction"]):
+        return f"{role}: {word}, {found}; other domains were not asked."
+    elsewhere = (
+        f"{100 * row['interaction']:+.1f} points beside other domains "
+        f"({100 * row['interaction_low']:+.1f} to {100 * row['interaction_high']:+.1f}, "
+        f"p = {row['interaction_p_holm']:.2g})"
+    )
+    own = row["interaction_p_holm"] < LEVEL and row["interaction"] * row["gain"] > 0
+    what = "more than elsewhere" if own else "not more than elsewhere"
+    return f"{role}: {word}, {found}, and {what}: {elsewhere}."
+
+
+def _by_role(
+    answers: pd.DataFrame, domains: Mapping[str, str]
+) -> Iterable[tuple[str, pd.DataFrame]]:
+    for role, own in answers.groupby("role", sort=False):
+        if role not in domains:
+            raise InputError(f"the role {role!r} has no domain; name one for it.")
+        if not (own["domain"] == domains[str(role)]).any():
+            raise InputError(
+                f"the role {role!r} was not asked a question of its domain {domains[str(role)]!r}."
+            )
+        yield str(role), own
+
+
+def _split(own: pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    inside = own["domain"] == domain
+    return own[inside], own[~inside]
+
+
+def _changes(own: pd.DataFrame) -> list[float]:
+    return (own["after"].astype(float) - own["before"].astype(float)).tolist()
+
+
+def _corrected(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Add the corrected p-values of some columns."""
+    for column in columns:
+        if column in table:
+            p = table[column].tolist()
+            table[f"{column}_holm"] = stats.adjusted(p, "holm")
+            table[f"{column}_bh"] = stats.adjusted(p, "benjamini-hochberg")
+    return table

@@ -1,0 +1,21 @@
+"""Role prompts and base prompts: the shipped sets, the user's own, and new ones."""
+
+from rolelens.prompts.generate import Generated, generate
+from rolelens.prompts.personas import load_personas, matching
+from rolelens.prompts.rules import TASKS, check, clean
+from rolelens.prompts.sets import DEMO_ROLES, RolePrompts, digest, load_base, load_roles
+
+__all__ = [
+    "DEMO_ROLES",
+    "TASKS",
+    "Generated",
+    "RolePrompts",
+    "check",
+    "clean",
+    "digest",
+    "generate",
+    "load_base",
+    "load_personas",
+    "load_roles",
+    "matching",
+]

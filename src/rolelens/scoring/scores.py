@@ -1,0 +1,118 @@
+"""What a model answers to every question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rolelens import stats
+from rolelens.benchmarks import Question
+from rolelens.display import Card, Shown
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Shown):
+    """What a model answers to every question.
+
+    Attributes:
+        logprobs: in nats; options a question does not have are -inf. ``letter``: of the option's
+            letter among the question's letters (they sum to 1). ``cloze``: of the option's whole
+            text. ``cloze_norm``: the mean over the option's tokens.
+        answers: index of the correct option.
+        questions: ids.
+        domains: domain of each question.
+        method: how options were scored.
+    """
+
+    logprobs: Float[Tensor, "question option"]
+    answers: Int[Tensor, " question"]
+    questions: tuple[str, ...]
+    domains: tuple[str, ...]
+    method: str
+
+    @classmethod
+    def of(
+        cls,
+        questions: Sequence[Question],
+        logprobs: Float[Tensor, "question option"],
+        method: str,
+    ) -> "Scores":
+        """Scores of some questions."""
+        return cls(
+            logprobs=logprobs,
+            answers=torch.tensor([question.answer for question in questions]),
+            questions=tuple(question.id for question in questions),
+            domains=tuple(question.domain for question in questions),
+            method=method,
+        )
+
+    @property
+    def predictions(self) -> Int[Tensor, " question"]:
+        """Index of the best option (eq. 5)."""
+        return self.logprobs.argmax(dim=-1)
+
+    @property
+    def correct(self) -> Bool[Tensor, " question"]:
+        """Whether the best option is the correct one."""
+        return self.predictions == self.answers
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers."""
+        return float(self.correct.float().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        return stats.wilson(int(self.correct.sum()), len(self.questions))
+
+    @property
+    def margins(self) -> Float[Tensor, " question"]:
+        """Log-probability of the correct option minus that of the best wrong one, in nats."""
+        correct = self.answers[:, None]
+        wrong = self.logprobs.scatter(1, correct, -torch.inf).amax(dim=-1)
+        return self.logprobs.gather(1, correct)[:, 0] - wrong
+
+    @property
+    def margin(self) -> float:
+        """Mean margin, in nats."""
+        return float(self.margins.mean())
+
+    @property
+    def chance(self) -> float:
+        """Expected accuracy of guessing."""
+        n_options = torch.isfinite(self.logprobs).sum(dim=-1)
+        return float((1 / n_options).mean())
+
+    def table(self) -> pd.DataFrame:
+        """A row a domain: questions, accuracy with its 95 % interval, mean margin (nats)."""
+        frame = pd.DataFrame(
+            {"domain": self.domains, "correct": self.correct, "margin": self.margins}
+        )
+        rows = []
+        for domain, own in frame.groupby("domain"):
+            low, high = stats.wilson(int(own["correct"].sum()), len(own))
+            rows.append(
+                {
+                    "domain": domain,
+                    "questions": len(own),
+                    "accuracy": own["correct"].mean(),
+                    "low": low,
+                    "high": high,
+                    "margin": own["margin"].mean(),
+                }
+            )
+        return pd.DataFrame(rows).set_index("domain")
+
+    def card(self) -> Card:
+        """Accuracy and margin."""
+        low, high = self.interval
+        facts = {
+            "questions": f"{len(self.questions)} ({self.method})",
+            "accuracy": f"{self.accuracy:.3f} [{low:.3f}, {high:.3f}], chance {self.chance:.3f}",
+            "margin": f"{self.margin:+.3f} nats",
+        }
+        return Card("Scores", facts, "scores.table()")

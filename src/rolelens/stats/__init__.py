@@ -1,0 +1,41 @@
+"""Separation, intervals and tests. Pure mathematics: no model is known here."""
+
+from rolelens.stats.inference import (
+    Estimate,
+    adjusted,
+    bootstrap,
+    detectable,
+    interaction,
+    mcnemar,
+    null_rank,
+    paired,
+    paired_bootstrap,
+    sign_flip,
+    wilson,
+)
+from rolelens.stats.separation import (
+    Projections,
+    Separation,
+    projections,
+    separation,
+    separation_map,
+)
+
+__all__ = [
+    "Estimate",
+    "Projections",
+    "Separation",
+    "adjusted",
+    "bootstrap",
+    "detectable",
+    "interaction",
+    "mcnemar",
+    "null_rank",
+    "paired",
+    "paired_bootstrap",
+    "projections",
+    "separation",
+    "separation_map",
+    "sign_flip",
+    "wilson",
+]

@@ -1,0 +1,145 @@
+import random
+
+import pandas as pd
+import pytest
+
+import planted
+import rolelens as rl
+from rolelens import evidence
+
+ROLES = {"mathematician": "math", "lawyer": "law", "painter": "art"}
+TEXT = "bcd fgh (1) jkl " * 30
+OPTIONS = {"positions": [-2, -1], "layers": [1, 2, 3], "ablated": 20, "randoms": 2}
+
+
+def planted_lens() -> rl.Lens:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    import tiny
+
+    return rl.Lens(
+        TransformerBridge.boot_transformers(
+            "planted", hf_model=planted.model(), tokenizer=tiny.tokenizer(), device="cpu"
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def lens() -> rl.Lens:
+    return planted_lens()
+
+
+@pytest.fixture(scope="module")
+def roles() -> dict[str, list[str]]:
+    return {role: planted.prompts(domain, 24) for role, domain in ROLES.items()}
+
+
+@pytest.fixture(scope="module")
+def vectors(lens: rl.Lens, roles) -> rl.RoleVectors:
+    return rl.role_vectors(lens, roles, planted.prompts(None, 24))
+
+
+@pytest.fixture(scope="module")
+def bench() -> rl.Benchmark:
+    return rl.load_benchmark([rl.Question(**row) for row in planted.questions(120)])
+
+
+@pytest.fixture(scope="module")
+def found(lens, roles, vectors, bench, tmp_path_factory) -> evidence.Study:
+    nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
+    folder = tmp_path_factory.mktemp("study")
+    return evidence.study(
+        lens, vectors, bench, ROLES, nulls=nulls, folder=folder, text=TEXT, **OPTIONS
+    )
+
+
+def test_a_planted_effect_is_found_where_it_is(found: evidence.Study) -> None:
+    table = found.table.set_index("role")
+    assert (table["p_holm"] < 0.05).to_dict() == {
+        "mathematician": True,
+        "lawyer": False,
+        "painter": False,
+    }
+    assert table.loc["mathematician", "gain"] > 0.2
+    assert table.loc["mathematician", "interaction_p_holm"] < 0.05
+    assert (table["questions"] == 60).all()
+    assert found.verdicts[0].startswith("mathematician: helps, +")
+    assert "and more than elsewhere" in found.verdicts[0]
+    assert "lawyer: nothing beyond chance" in found.verdicts[1]
+    claimed = found.transfer[found.transfer["p_holm"] < 0.05]
+    assert set(zip(claimed["role"], claimed["domain"], strict=True)) == {("mathematician", "math")}
+
+
+def test_nulls_are_searched_likewise_and_rank_lower(found: evidence.Study) -> None:
+    own = found.chosen.set_index("role").loc["mathematician"]
+    assert own["floor"] == pytest.approx(1 / 7)  # 3 kinds, 2 of each
+    assert own["rank"] == own["floor"]
+    imitated = found.chosen["role"].str.contains(" ~ ")
+    assert imitated.sum() == 18
+    assert found.chosen.loc[imitated, "rank"].isna().all()
+    assert own["strength"] > 0
+
+
+def test_ablation_and_prompts_stand_beside(found: evidence.Study) -> None:
+    table = found.table.set_index("role")
+    # What is planted is a letter, whatever stands there.
+    assert table.loc["mathematician", "permuted"] < 0.2 < table.loc["mathematician", "gain"]
+    assert (table["perplexity"] > 0).all()
+    assert set(found.ablation["role"]) == set(ROLES)
+    assert found.ablation["random"].abs().max() < 0.3
+    assert set(found.prompted["role"]) == set(ROLES)
+
+
+def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, found, tmp_path) -> None:
+    nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
+    arguments = {"nulls": nulls, "folder": tmp_path / "stores", **OPTIONS}
+    first = evidence.study(lens, vectors, bench, ROLES, **arguments)
+    again = evidence.study(lens, vectors, bench, ROLES, **arguments)
+    pd.testing.assert_frame_equal(first.table, again.table)
+    without = found.table.drop(columns="perplexity")
+    pd.testing.assert_frame_equal(first.table, without)
+    folder = again.save(tmp_path / "out")
+    assert len(pd.read_csv(folder / "answers.csv")) == 3 * 180
+    assert (folder / "verdicts.txt").read_text().count("\n") == 3
+
+
+def test_every_fold_is_asked_once(lens, vectors, bench) -> None:
+    found = evidence.study(lens, vectors, bench, ROLES, folds=3, **(OPTIONS | {"ablated": 0}))
+    assert (found.table["questions"] == 120).all()
+    assert len(found.chosen) == 9
+    assert found.table.set_index("role").loc["mathematician", "p_holm"] < 0.05
+    assert found.ablation.empty
+
+
+def shuffled(bench: rl.Benchmark, seed: int) -> rl.Benchmark:
+    rng = random.Random(seed)
+    return rl.load_benchmark(
+        [rl.Question(q.id, q.text, q.options, rng.randrange(4), q.domain) for q in bench]
+    )
+
+
+def test_at_chance_nothing_is_searched(lens, vectors, bench) -> None:
+    found = evidence.study(lens, vectors, shuffled(bench, 0), ROLES)
+    assert found.table.empty
+    assert all("at chance" in line for line in found.verdicts)
+    assert len(found.verdicts) == 3
+
+
+def test_shuffled_labels_give_few_false_positives(lens, vectors) -> None:
+    """Each role has questions of its own, so that the tests of one study are independent."""
+    small = rl.load_benchmark([rl.Question(**row) for row in planted.questions(60)])
+    options = {"positions": [-1], "layers": [2], "ablated": 0, "anyway": True}
+    p = []
+    for seed in range(8):
+        labels = shuffled(small, seed)
+        p += evidence.study(lens, vectors, labels, ROLES, seed=seed, **options).table["p"].tolist()
+    assert sum(value < 0.05 for value in p) <= 4, p  # of 24; more have a probability of 0.006
+
+
+def test_bad_roles_and_nulls_are_refused(lens, vectors, bench) -> None:
+    with pytest.raises(rl.InputError, match="'painter' has no domain"):
+        evidence.study(lens, vectors, bench, {"mathematician": "math", "lawyer": "law"})
+    with pytest.raises(rl.InputError, match="'music', and 'own questions' asks about art, law, ma"):
+        evidence.study(lens, vectors, bench, ROLES | {"painter": "music"})
+    with pytest.raises(rl.InputError, match="null 'lawyer' imitates none of the roles"):
+        evidence.study(lens, vectors["painter"], bench, ROLES, nulls=vectors["lawyer"])
