@@ -164,9 +164,9 @@ def _findings(study: Study, report: Report) -> None:
     report.figure(plots.transfer(study.transfer))
     report.heading("Chosen cells, and nulls that were searched in the same way")
     report.text(
-        "Strength is the norm of what is added, as a share of the norm of the residual stream. Rank "
-        "is the share of the domain's nulls that gained as much margin where cells were chosen, "
-        "the role itself counted: a description, which few nulls cannot make significant."
+        "Strength is the norm of what is added, as a share of the norm of the residual stream. "
+        "Rank is the share of the domain's nulls that gained as much margin where cells were "
+        "chosen, the role itself counted: a description, which few nulls cannot make significant."
     )
     cells = study.chosen[~study.chosen["role"].str.contains(" ~ ")]
     names = ["role", "domain", "layer", "position", "alpha", "strength"]
