@@ -73,8 +73,9 @@ class ChatFormat:
         self, prompt: str, answer: str, system: str | None = None
     ) -> tuple[tuple[int, ...], int]:
         """Token ids of the rendered prompt and an answer to it, and how many are the prompt's."""
-        start = self.ids(prompt, system)
-        return start + self.continuation(prompt, self.joiner + answer, system), len(start)
+        before = self.render(prompt, system)
+        start = self._encode(before)
+        return start + self._following(before, start, self.joiner + answer), len(start)
 
     def continuation(self, prompt: str, text: str, system: str | None = None) -> tuple[int, ...]:
         """Token ids of a text that follows a prompt as it is, with nothing between.
@@ -82,7 +83,10 @@ class ChatFormat:
         Where its first letters merge with the prompt's last ones, it is tokenized alone.
         """
         before = self.render(prompt, system)
-        start, whole = self._encode(before), self._encode(before + text)
+        return self._following(before, self._encode(before), text)
+
+    def _following(self, before: str, start: tuple[int, ...], text: str) -> tuple[int, ...]:
+        whole = self._encode(before + text)
         if whole[: len(start)] == start:
             return whole[len(start) :]
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)

@@ -1,14 +1,16 @@
 """Progress bars: what is running and how long it will take."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+Say: TypeAlias = Callable[[str], None]
+"""Takes what is told on the way, a line at a time."""
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 

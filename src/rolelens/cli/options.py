@@ -28,11 +28,16 @@ Bench = Annotated[
 Roles = Annotated[
     list[str] | None, typer.Option("--role", help="A role; repeat for several. All by default.")
 ]
+Domains = Annotated[
+    list[str] | None,
+    typer.Option("--domain", help="A domain; repeat for several. All by default."),
+]
 Shots = Annotated[int, typer.Option(help="Solved examples before each question (MMLU's dev).")]
 Layers = Annotated[
     str | None, typer.Option(help="Such as 8,12,16 or 0-23; the first 80 % by default.")
 ]
 Positions = Annotated[str | None, typer.Option(help="Such as -2,-1; all by default.")]
+Alphas = Annotated[str, typer.Option(help="Strengths, raw.")]
 TokenSelection = Annotated[str, typer.Option(help="all, prompt, post-instruction or generated.")]
 Out = Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")]
 Stored = Annotated[
@@ -49,6 +54,7 @@ Prompts = Annotated[
 Base = Annotated[
     str | None, typer.Option(help="Base prompts: a JSON, JSONL or CSV file, or a hub id.")
 ]
+LUCK = "The best of many cells is partly luck: confirm it on other questions."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -63,9 +69,8 @@ def plainly(silent: bool = False) -> Iterator[None]:
         print(f"rolelens: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        kept = {"--store", "--folder"} & set(sys.argv) or (
-            "--out" in sys.argv and {"paper", "generate"} & set(sys.argv)
-        )
+        words = set(sys.argv)
+        kept = "--store" in words or ("--out" in words and {"paper", "generate"} & words)
         again = f" To go on: rolelens {shlex.join(sys.argv[1:])}" if kept else ""
         print(f"rolelens: interrupted.{again}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -89,6 +94,15 @@ def numbers(name: str, text: str | None, kind: type) -> list[Any] | None:
         raise InputError(
             f"{name} is {text!r}; it has to be numbers with commas between, such as 8,12,16."
         ) from None
+
+
+def grid(layers: str | None, positions: str | None, alphas: str | None) -> dict[str, Any]:
+    """The axes of a grid, as the library takes them."""
+    return {
+        "layers": numbers("--layers", layers, int),
+        "positions": numbers("--positions", positions, int),
+        "alphas": numbers("--alphas", alphas, float),
+    }
 
 
 def held(vectors: Path | None, role: list[str] | None) -> RoleVectors:

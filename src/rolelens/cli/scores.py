@@ -8,7 +8,10 @@ import typer
 from rolelens import loading, prompts, runs, scoring
 from rolelens.benchmarks import load_benchmark
 from rolelens.cli.options import (
+    LUCK,
+    Alphas,
     Bench,
+    Domains,
     Json,
     Layers,
     Method,
@@ -22,8 +25,8 @@ from rolelens.cli.options import (
     Stored,
     TokenSelection,
     Vectors,
+    grid,
     held,
-    numbers,
     plainly,
     read_text,
     tell,
@@ -49,9 +52,7 @@ def evaluate(
     remove: Annotated[
         bool, typer.Option("--ablate", help="Ablate the vector instead of adding it.")
     ] = False,
-    domain: Annotated[
-        list[str] | None, typer.Option(help="A domain; repeat for several. All by default.")
-    ] = None,
+    domain: Domains = None,
     method: Method = "letter",
     model: Model = "smollm2",
     as_json: Json = False,
@@ -88,9 +89,7 @@ def sweep(
     ] = None,
     benchmark: Bench = "mini",
     role: Roles = None,
-    domain: Annotated[
-        list[str] | None, typer.Option(help="A domain; repeat for several. All by default.")
-    ] = None,
+    domain: Domains = None,
     shots: Shots = 0,
     layers: Layers = None,
     positions: Positions = None,
@@ -123,9 +122,7 @@ def sweep(
             loading.load(model),
             chosen,
             bench.domain(*domain) if domain else bench,
-            layers=numbers("--layers", layers, int),
-            positions=numbers("--positions", positions, int),
-            alphas=numbers("--alphas", alphas, float),
+            **grid(layers, positions, alphas),
             tokens=tokens,  # type: ignore[arg-type]
             method=scoring.checked_method(method),
             change=change,  # type: ignore[arg-type]
@@ -137,7 +134,7 @@ def sweep(
         ranked = table.sort_values(["accuracy", "margin"], ascending=False).head(10).round(3)
         content = {"unsteered": swept.baseline.accuracy, "cells": table.to_dict("records")}
         text = f"{ranked.to_string(index=False)}\n\n{swept.baseline}\n"
-        text += "The best of many cells is partly luck: confirm it on other questions."
+        text += LUCK
         tell(as_json, content, text)
 
 
@@ -151,7 +148,7 @@ def search(
     shots: Shots = 0,
     layers: Layers = None,
     positions: Positions = None,
-    alphas: Annotated[str, typer.Option(help="Strengths, raw.")] = "1,3",
+    alphas: Alphas = "1,3",
     tokens: TokenSelection = "all",
     method: Method = "letter",
     by: Annotated[str, typer.Option(help="What the best cell is best in.")] = "margin",
@@ -176,9 +173,7 @@ def search(
             chosen,
             load_benchmark(benchmark, shots=shots),
             domains=domains,
-            layers=numbers("--layers", layers, int),
-            positions=numbers("--positions", positions, int),
-            alphas=numbers("--alphas", alphas, float),
+            **grid(layers, positions, alphas),
             tokens=tokens,  # type: ignore[arg-type]
             method=scoring.checked_method(method),
             by=by,  # type: ignore[arg-type]
@@ -194,7 +189,7 @@ def search(
         }
         text = f"{best.round(3).to_string(index=False)}\n\n"
         text += f"{found.quality.round(2).to_string(index=False)}\n\n{found}\n"
-        text += "The best of many cells is partly luck: confirm it on other questions."
+        text += LUCK
         tell(as_json, content, text)
 
 
@@ -223,7 +218,7 @@ def paper(
     ] = False,
     layers: Layers = None,
     positions: Positions = None,
-    alphas: Annotated[str, typer.Option(help="Strengths, raw.")] = "1,3",
+    alphas: Alphas = "1,3",
     seed: Annotated[int, typer.Option(help="Of the split, the search and the nulls.")] = 0,
     auto_dtype: Annotated[
         bool, typer.Option("--auto-dtype", help="bfloat16 where the machine is faster in it.")
@@ -243,9 +238,7 @@ def paper(
             text=None if text is None else read_text(text),
             ablated=ablated,
             anyway=anyway,
-            layers=numbers("--layers", layers, int),
-            positions=numbers("--positions", positions, int),
-            alphas=numbers("--alphas", alphas, float),
+            **grid(layers, positions, alphas),
             seed=seed,
             say=lambda line: None if silent else print(line, flush=True),
         )

@@ -50,8 +50,7 @@ def compare(before: Scores, after: Scores) -> Comparison:
     Raises:
         InputError: they are of different questions.
     """
-    if before.questions != after.questions:
-        raise InputError("the two scores are of different questions; evaluate both on the same.")
+    check_questions(before, after)
     first, second = before.correct.tolist(), after.correct.tolist()
     differences = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
     low, high = stats.paired_bootstrap(differences)
@@ -66,3 +65,9 @@ def compare(before: Scores, after: Scores) -> Comparison:
         questions=n,
         margin=stats.paired((after.margins.double() - before.margins.double()).tolist()),
     )
+
+
+def check_questions(before: Scores, after: Scores) -> None:
+    """Refuse to compare scores of different questions."""
+    if before.questions != after.questions:
+        raise InputError("the two scores are of different questions; evaluate both on the same.")

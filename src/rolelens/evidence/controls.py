@@ -87,4 +87,4 @@ def letters(scores: Scores) -> pd.DataFrame:
 
 def above_chance(scores: Scores) -> bool:
     """Whether the 95 % interval of the accuracy lies above guessing."""
-    return scores.interval[0] > scores.chance
+    return headroom(scores).above_chance

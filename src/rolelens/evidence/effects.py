@@ -12,6 +12,7 @@ import pandas as pd
 
 from rolelens import stats
 from rolelens.errors import InputError
+from rolelens.evidence.compare import check_questions
 from rolelens.scoring import Scores
 
 LEVEL = 0.05
@@ -19,8 +20,7 @@ LEVEL = 0.05
 
 def answered(role: str, before: Scores, after: Scores) -> pd.DataFrame:
     """The answers of one role."""
-    if before.questions != after.questions:
-        raise InputError("the two scores are of different questions; evaluate both on the same.")
+    check_questions(before, after)
     return pd.DataFrame(
         {
             "role": role,
@@ -31,6 +31,11 @@ def answered(role: str, before: Scores, after: Scores) -> pd.DataFrame:
             "margin": (after.margins.double() - before.margins.double()).tolist(),
         }
     )
+
+
+def changes(answers: pd.DataFrame) -> pd.Series:
+    """Of every answer: 1 where it became right, -1 where it became wrong."""
+    return answers["after"].astype(float) - answers["before"].astype(float)
 
 
 def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
@@ -49,8 +54,7 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
     rows = []
     for role, own in _by_role(answers, domains):
         inside, outside = _split(own, domains[role])
-        change = _changes(inside)
-        low, high = stats.paired_bootstrap(change)
+        change = changes(inside).tolist()
         margin = stats.paired(inside["margin"].tolist())
         row: dict[str, Any] = {
             "role": role,
@@ -58,17 +62,14 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
             "questions": len(inside),
             "before": inside["before"].mean(),
             "after": inside["after"].mean(),
-            "gain": sum(change) / len(change),
-            "low": low,
-            "high": high,
-            "p": stats.mcnemar(inside["before"].tolist(), inside["after"].tolist()),
+            **_gain(inside),
             "margin": margin.value,
             "margin_low": margin.low,
             "margin_high": margin.high,
             "detectable": stats.detectable(len(change), sum(map(abs, change)) / len(change)),
         }
         if len(outside):
-            more = stats.interaction(change, _changes(outside))
+            more = stats.interaction(change, changes(outside).tolist())
             row |= {
                 "outside": float(outside["after"].mean() - outside["before"].mean()),
                 "interaction": more.value,
@@ -86,21 +87,10 @@ def transfer(answers: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each role and domain: ``gain`` with its interval, ``p``, ``p_holm``, ``p_bh``.
     """
-    rows = []
-    for (role, domain), own in answers.groupby(["role", "domain"], sort=False):
-        change = _changes(own)
-        low, high = stats.paired_bootstrap(change)
-        rows.append(
-            {
-                "role": role,
-                "domain": domain,
-                "questions": len(own),
-                "gain": sum(change) / len(change),
-                "low": low,
-                "high": high,
-                "p": stats.mcnemar(own["before"].tolist(), own["after"].tolist()),
-            }
-        )
+    rows = [
+        {"role": role, "domain": domain, "questions": len(own), **_gain(own)}
+        for (role, domain), own in answers.groupby(["role", "domain"], sort=False)
+    ]
     return _corrected(pd.DataFrame(rows), "p")
 
 
@@ -148,8 +138,16 @@ def _split(own: pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return own[inside], own[~inside]
 
 
-def _changes(own: pd.DataFrame) -> list[float]:
-    return (own["after"].astype(float) - own["before"].astype(float)).tolist()
+def _gain(own: pd.DataFrame) -> dict[str, Any]:
+    """Gain on some questions, with its interval and p."""
+    change = changes(own).tolist()
+    low, high = stats.paired_bootstrap(change)
+    return {
+        "gain": sum(change) / len(change),
+        "low": low,
+        "high": high,
+        "p": stats.mcnemar(own["before"].tolist(), own["after"].tolist()),
+    }
 
 
 def _corrected(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -14,15 +14,15 @@ from rolelens.benchmarks import Benchmark
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.evidence.controls import Headroom, headroom
-from rolelens.evidence.effects import LEVEL, answered, effects, transfer, verdict
+from rolelens.evidence.effects import LEVEL, answered, changes, effects, transfer, verdict
 from rolelens.forward import Selection
 from rolelens.hooks import add
 from rolelens.lens import Lens
+from rolelens.progress import Say
 from rolelens.scoring import Method, Scores, evaluate, perplexity
 from rolelens.sweep import Key, score_cells, search
 from rolelens.vectors import RoleVectors, concat
 
-Say = Callable[[str], None]
 Stores = Callable[[str], Path | None]
 PROMPT = "You are a {role}."
 READ = 2048
@@ -186,8 +186,8 @@ def study(
     gained = cells[cells["role"].isin(roles)].groupby("role")["accuracy_gain"].mean()
     table["optimism"] = table["role"].map(gained) - table["gain"]
     if "permuted" in frames:
-        again = effects(frames["permuted"], where).set_index("role")["gain"]
-        table["permuted"] = table["role"].map(again)
+        again = frames["permuted"]
+        table["permuted"] = table["role"].map(changes(again).groupby(again["role"]).mean())
     if "read" in frames:
         ratios = frames["read"].groupby("role")["perplexity"].mean()
         table["perplexity"] = table["role"].map(ratios)
@@ -320,8 +320,8 @@ def _removed(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
     """Effects of ablation, with the mean change under random directions in the same domain."""
     ours = answers["role"].isin(list(domains))
     table, randomly = effects(answers[ours], domains), answers[~ours]
-    change = randomly["after"].astype(float) - randomly["before"].astype(float)
-    table["random"] = table["domain"].map(change.groupby(randomly["domain"]).mean())
+    change = changes(randomly).groupby(randomly["domain"]).mean()
+    table["random"] = table["domain"].map(change)
     return table
 
 

@@ -1,7 +1,7 @@
 """Whole runs that end in a report: the demo, and the description of a file of vectors."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from rolelens.evidence import Comparison
 from rolelens.hooks import add, add_rows
 from rolelens.lens import Lens
 from rolelens.patchscope import patchscope
+from rolelens.progress import Say
 from rolelens.prompts import digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Scores, evaluate
@@ -26,8 +27,6 @@ DEPTH = 0.55
 """Where text is steered, as a share of the layers: late enough for the role to be separable."""
 SWEEP_DEPTHS = (0.25, 0.4, 0.55, 0.7)
 ALPHA = 3.0
-
-Say = Callable[[str], None]
 
 
 def describe(

@@ -1,7 +1,6 @@
 """The experiment of 2502.12055 on any model, with what its claims need."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from rolelens.activations import null_vectors, role_vectors
 from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.evidence import Study
 from rolelens.lens import Lens
+from rolelens.progress import Say
 from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Method
 
-Say = Callable[[str], None]
 TABLE_3 = {
     "role": "role",
     "domain": "domain",

@@ -10,7 +10,7 @@ from rolelens.errors import InputError
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.scoring import Method, Scores
-from rolelens.sweep.grid import UNSTEERED, Change, Key, make_grid
+from rolelens.sweep.grid import UNSTEERED, Change, Grid, Key, make_grid
 from rolelens.sweep.result import Sweep
 from rolelens.sweep.run import Run
 from rolelens.vectors import RoleVectors, check_sources
@@ -57,12 +57,7 @@ def sweep(
     grid = make_grid(
         vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change=change
     )
-    if not isinstance(benchmark, Benchmark):
-        benchmark = load_benchmark(benchmark)
-    prepared = scoring.prepare(lens, benchmark, method)
-    settings = {"kind": "sweep"}
-    with Run(lens, prepared, grid, tokens, benchmark, settings=settings, store=store) as run:
-        run.score([UNSTEERED, *run.live], range(len(prepared.questions)))
+    run = _scored(lens, grid, benchmark, tokens, method, "sweep", store)
     scores = run.logprobs[1:].reshape(*grid.shape, *run.logprobs.shape[1:])
     return Sweep(scores, run.scores(UNSTEERED), grid, tokens)
 
@@ -105,10 +100,24 @@ def score_cells(
         vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change=change
     )
     grid = dataclasses.replace(grid, only=tuple(dict.fromkeys(cells)))
+    run = _scored(lens, grid, benchmark, tokens, method, "cells", store)
+    return run.scores(UNSTEERED), {key: run.scores(key) for key in grid.keys}
+
+
+def _scored(
+    lens: Lens,
+    grid: Grid,
+    benchmark: str | Path | Benchmark | Sequence[Question],
+    tokens: Selection,
+    method: Method,
+    kind: str,
+    store: str | Path | None,
+) -> Run:
+    """A run, finished: the unsteered model and every live cell on every question."""
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(benchmark)
     prepared = scoring.prepare(lens, benchmark, method)
-    settings = {"kind": "cells"}
+    settings = {"kind": kind}
     with Run(lens, prepared, grid, tokens, benchmark, settings=settings, store=store) as run:
         run.score([UNSTEERED, *run.live], range(len(prepared.questions)))
-    return run.scores(UNSTEERED), {key: run.scores(key) for key in grid.keys}
+    return run
