@@ -205,6 +205,42 @@ def test_estimated_nulls_are_plain_differences_of_relabelled_prompts(
         assert len(drawn) > 2
 
 
+def test_halves_are_plain_differences_of_two_halves_of_the_prompts(small_batches) -> None:
+    lens = shared(Variant("Llama"))
+    roles, base = {"a": tiny.PROMPTS[:5]}, tiny.OTHERS + tiny.PROMPTS[5:]
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+
+    def stream(prompt: str) -> torch.Tensor:
+        x = oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))
+        return x[:, -len(lens.positions) :].double()
+
+    def splits(prompts: list[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        streams = [stream(prompt) for prompt in prompts]
+        found = []
+        for first in itertools.combinations(range(len(prompts)), len(prompts) // 2):
+            rest = [n for n in range(len(prompts)) if n not in first]
+            one, other = (torch.stack([streams[n] for n in own]).mean(0) for own in (first, rest))
+            found += [(one, other), (other, one)]
+        return found
+
+    drawn = set()
+    for seed in range(4):
+        halves = rl.half_vectors(lens, roles, base, seed=seed)
+        a, b = (half.directions[0].double() for half in halves)
+        pairs = itertools.product(splits(roles["a"]), splits(base))
+        errors = [max(relative(a, mu[0] - nu[0]), relative(b, mu[1] - nu[1])) for mu, nu in pairs]
+        assert min(errors) < 1e-5
+        drawn.add(errors.index(min(errors)))
+    assert len(drawn) > 1
+    again = rl.half_vectors(lens, roles, base, seed=3)
+    assert torch.equal(again[0].directions, halves[0].directions)
+
+
+def test_halves_need_prompts(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="'a' has 3 prompts, too few for two halves"):
+        rl.half_vectors(llama, {"a": tiny.PROMPTS[:3]}, tiny.PROMPTS)
+
+
 def test_matched_nulls_have_the_norms_of_the_role(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, ROLES, tiny.OTHERS)
     found = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=2)

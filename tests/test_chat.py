@@ -45,6 +45,11 @@ def test_a_template_that_refuses_a_system_prompt_gets_a_prefix() -> None:
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     )
     rendered = chat(refusing + tiny.TEMPLATE).render("Hi.", system="Be kind.")
+    silent = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{% endfor %}|turn|"
+    assert chat(silent).render("Hi.", system="Be kind.") == "Be kind.\n\nHi.|turn|"
+    assert chat(tiny.TEMPLATE).takes_system
+    assert not chat(silent).takes_system
+    assert not chat(refusing + tiny.TEMPLATE).takes_system
     assert rendered == "<|turn|>user\nBe kind.\n\nHi.<|end|>\n<|turn|>assistant\n"
     assert "<|turn|>system\nBe kind." in chat(tiny.TEMPLATE).render("Hi.", system="Be kind.")
 

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 import rolelens as rl
 from chat_server import HANG, Reply, Request, Server, chat, claude, serving
-from rolelens.endpoints import EmptyAnswerError, Endpoint, EndpointError, connect
+from rolelens.endpoints import EmptyAnswerError, Endpoint, EndpointError, Loaded, connect
 
 SECRET = "sk-a-secret-that-nobody-may-see"
 SOON = {"Retry-After": "0.01"}
@@ -222,7 +223,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, provider: s
 
 @pytest.mark.parametrize("model", ["gpt", "openai/", "mistral/x", ""])
 def test_unknown_models_are_refused(model: str) -> None:
-    with pytest.raises(rl.InputError, match=r"write 'openai/NAME' or 'anthropic/NAME'"):
+    with pytest.raises(rl.InputError, match=r"write 'openai/NAME', 'anthropic/NAME' or"):
         connect(model)
 
 
@@ -232,3 +233,30 @@ def test_unreadable_options_are_refused() -> None:
     for options in ({"timeout": 0.0}, {"retries": -1}):
         with pytest.raises(rl.InputError, match="timeout has to be above 0 and retries 0 or more"):
             connect("x", "http://localhost", **options)
+
+
+def test_a_loaded_model_is_an_endpoint(llama: rl.Lens) -> None:
+    here = Loaded(llama)
+    assert isinstance(here, Endpoint)
+    assert here.name == f"local/{llama.name}"
+    said = here.answer("Hi", system="Be kind.", max_tokens=6, temperature=1.0, seed=3)
+    options = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3}
+    assert [said] == llama.generate(["Hi"], system="Be kind.", **options)
+    end = llama.tokenizer.eos_token_id
+    silent = Loaded(llama)
+
+    def stop(x, hook):
+        x = torch.full_like(x, -100.0)
+        x[..., end] = 100.0
+        return x
+
+    with (
+        llama.model.hooks(fwd_hooks=[("unembed.hook_out", stop)]),
+        pytest.raises(EmptyAnswerError, match="gave no text"),
+    ):
+        silent.answer("Hi", max_tokens=6, temperature=0.0, seed=None)
+
+
+def test_a_model_to_load_is_named(tmp_path) -> None:
+    with pytest.raises(rl.InputError, match="no file .*nothing.gguf"):
+        connect(f"local/{tmp_path}/nothing.gguf")

@@ -87,11 +87,16 @@ def drawn(rng: np.random.Generator, gains: dict[str, float], n: int = 150) -> pd
         gain = gains.get(domain, 0.0)
         flip = rng.random(n)
         after = np.where(before, flip >= 0.1, flip < (0.1 * 0.4 + gain) / 0.6)
+        correct = rng.choice(list("ABCD"), n)
+        wrong = np.where(correct == "D", "A", "D")
         rows.append(
             pd.DataFrame(
                 {
                     "question": [f"{domain}{k}" for k in range(n)],
                     "domain": domain,
+                    "correct": correct,
+                    "given_before": np.where(before, correct, wrong),
+                    "given_after": np.where(after, correct, wrong),
                     "before": before,
                     "after": after,
                     "margin": rng.normal(gain, 1, n),
@@ -128,6 +133,7 @@ def test_effects_find_what_is_there_and_where() -> None:
         mcnemar(pd.crosstab(own["before"], own["after"]).to_numpy(), exact=True).pvalue
     )
     assert row["low"] < row["gain"] < row["high"]
+    assert row["constant"] == own["correct"].value_counts().max() / 150
     said = {role: evidence.verdict({"role": role, **table.loc[role]}) for role in gains}
     assert "own: helps, " in said["own"]
     assert "and more than elsewhere" in said["own"]
@@ -138,6 +144,17 @@ def test_effects_find_what_is_there_and_where() -> None:
     claimed = everywhere[everywhere["p_holm"] < 0.05]
     assert {("own", "math")} <= set(zip(claimed["role"], claimed["domain"], strict=True))
     assert not ((claimed["role"] == "nothing") | (claimed["gain"] < 0)).any()
+
+
+def test_given_letters_are_counted_in_the_domain() -> None:
+    answers = drawn(np.random.default_rng(0), {"math": 0.25}).assign(role="own")
+    table = evidence.given(answers, {"own": "math"}).set_index("letter")
+    own = answers[answers["domain"] == "math"]
+    for letter in "ABCD":
+        assert table.loc[letter, "correct"] == pytest.approx((own["correct"] == letter).mean())
+        assert table.loc[letter, "after"] == pytest.approx((own["given_after"] == letter).mean())
+    assert table.loc["D", "before"] > table.loc["D", "after"]  # what is wrong is a D, mostly
+    assert table[["correct", "before", "after"]].sum().tolist() == pytest.approx([1, 1, 1])
 
 
 def test_where_nothing_is_there_nothing_is_claimed() -> None:
@@ -169,5 +186,8 @@ def test_answers_are_those_of_the_scores() -> None:
     assert table["before"].tolist() == [True, False, False]
     assert table["after"].tolist() == [True, True, False]
     assert table["margin"].tolist() == [0.0, 2.0, 0.0]
+    assert table["correct"].tolist() == ["A", "A", "A"]
+    assert table["given_before"].tolist() == ["A", "B", "B"]
+    assert table["given_after"].tolist() == ["A", "A", "B"]
     with pytest.raises(rl.InputError, match="different questions"):
         evidence.answered("nurse", before, scores([True] * 3, ids="other"))

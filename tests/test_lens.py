@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 
 import oracles
 import rolelens as rl
 import tiny
-from conftest import tiny_lens
+from conftest import tiny_bridge, tiny_lens
 from rolelens import embedded, forward
+from test_scoring import QUESTIONS
 
 
 def direction(lens: rl.Lens) -> rl.Direction:
@@ -250,3 +253,32 @@ def test_steered_text_of_the_embedded_model_is_the_same_with_and_without_cache(
     assert cached == smollm2.generate(prompts, hooks=hooks, max_new_tokens=20, cache=False)
     assert cached == [smollm2.generate([p], hooks=hooks, max_new_tokens=20)[0] for p in prompts]
     assert cached != smollm2.generate(prompts, max_new_tokens=20)
+
+
+def test_vectors_of_a_model_of_the_same_shape_are_adopted(llama: rl.Lens) -> None:
+    bridge = tiny_bridge("Llama")
+    with torch.no_grad():
+        for weights in bridge.parameters():
+            weights.add_(0.1 * weights.flip(0))
+    other = rl.Lens(bridge, name="other")
+    vectors = rl.role_vectors(other, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
+    with pytest.raises(rl.InputError, match="was measured elsewhere"):
+        rl.sweep(llama, vectors, QUESTIONS, layers=[1], positions=[-1])
+    adopted = llama.adopt(vectors)
+    assert torch.equal(adopted.directions, vectors.directions)
+    assert adopted.contrast == "role prompts - base prompts, in other"
+    swept = rl.sweep(llama, adopted, QUESTIONS, layers=[1], positions=[-1], alphas=[5.0])
+    d = dataclasses.replace(vectors["a"].at(1, -1), source=None)
+    expected = rl.evaluate(llama, QUESTIONS, rl.add(d, 5.0))
+    torch.testing.assert_close(swept.cell("a", 1, -1, 5.0).logprobs, expected.logprobs)
+
+
+def test_vectors_of_another_shape_are_not_adopted(llama: rl.Lens) -> None:
+    wide = rl.RoleVectors(torch.ones(1, 1, 1, 7), ("a",), (1,), (-1,), torch.ones(1, 1))
+    with pytest.raises(rl.InputError, match="7 wide and reach layer 1, and .* is 32 wide"):
+        llama.adopt(wide)
+    deep = rl.RoleVectors(
+        torch.ones(1, 1, 1, llama.d_model), ("a",), (99,), (-1,), torch.ones(1, 1)
+    )
+    with pytest.raises(rl.InputError, match="reach layer 99"):
+        llama.adopt(deep)

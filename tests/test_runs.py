@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -110,7 +111,8 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     path = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
     page = path.read_text()
     assert "math expert: helps" in page
-    for heading in ("Table 3", "Every role in every domain", "Table 5", "The role as a prompt"):
+    headings = ("Table 3", "Every role in every domain", "Table 4", "Table 5", "role as a prompt")
+    for heading in (*headings, "How often each letter is given", "split-half cosine"):
         assert heading in page
     assert page.count("Plotly.newPlot(") == 1
     for name in ("table", "transfer", "chosen", "ablation", "prompted", "answers"):
@@ -121,3 +123,11 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
         "math expert",
     )
     assert said[-1].endswith(str(path))
+    readings = pd.read_csv(tmp_path / "out" / "tables" / "readings.csv")
+    assert len(readings) == 3 + 9  # roles, and three nulls of each
+    # The vectors of one model, on another of its shape.
+    moved = rl.RoleVectors.load(tmp_path / "out" / "vectors.safetensors")
+    path = runs.paper(
+        lens, tmp_path / "moved", data=data, vectors=moved, say=said.append, **options
+    )
+    assert f"role prompts - base prompts, in {lens.name}" in path.read_text()

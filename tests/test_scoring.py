@@ -72,6 +72,24 @@ def test_a_system_prompt_changes_scores(llama: rl.Lens) -> None:
     assert not torch.allclose(with_role.logprobs, rl.evaluate(llama, QUESTIONS).logprobs)
 
 
+@pytest.mark.parametrize("method", ["letter", "cloze"])
+def test_a_prefix_is_part_of_the_question(llama: rl.Lens, method: str) -> None:
+    asked = [
+        rl.Question(q.id, f"You are a cook.\n\n{q.text}", q.options, q.answer) for q in QUESTIONS
+    ]
+    found = rl.evaluate(llama, QUESTIONS, method=method, prefix="You are a cook.\n\n")
+    assert torch.equal(found.logprobs, rl.evaluate(llama, asked, method=method).logprobs)
+
+
+def test_scores_of_one_domain(llama: rl.Lens) -> None:
+    every = rl.evaluate(llama, QUESTIONS)
+    heat = every.domain("heat")
+    assert heat.questions == ("q2",)
+    assert torch.equal(heat.logprobs, every.logprobs[1:2])
+    with pytest.raises(rl.InputError, match="no domain 'haet'; did you mean 'heat'"):
+        every.domain("haet")
+
+
 def test_unusable_input_is_refused(llama: rl.Lens, unchecked) -> None:
     with pytest.raises(rl.InputError, match="method is 'guess'; it has to be one of letter"):
         rl.evaluate(llama, QUESTIONS, method="guess")

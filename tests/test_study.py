@@ -1,7 +1,9 @@
+import json
 import random
 
 import pandas as pd
 import pytest
+import torch
 
 import planted
 import rolelens as rl
@@ -46,10 +48,17 @@ def bench() -> rl.Benchmark:
 
 @pytest.fixture(scope="module")
 def found(lens, roles, vectors, bench, tmp_path_factory) -> evidence.Study:
-    nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
-    folder = tmp_path_factory.mktemp("study")
+    base = planted.prompts(None, 24)
     return evidence.study(
-        lens, vectors, bench, ROLES, nulls=nulls, folder=folder, text=TEXT, **OPTIONS
+        lens,
+        vectors,
+        bench,
+        ROLES,
+        nulls=rl.null_vectors(lens, roles, base, n=2),
+        halves=rl.half_vectors(lens, roles, base),
+        folder=tmp_path_factory.mktemp("study"),
+        text=TEXT,
+        **OPTIONS,
     )
 
 
@@ -78,6 +87,31 @@ def test_nulls_are_searched_likewise_and_rank_lower(found: evidence.Study) -> No
     assert imitated.sum() == 18
     assert found.chosen.loc[imitated, "rank"].isna().all()
     assert own["strength"] > 0
+    assert own["split_half"] > 0.9  # the mark is in every prompt
+    assert found.chosen.loc[imitated, "split_half"].isna().all()
+
+
+def test_reliability_and_what_is_shared_are_told_of_the_chosen_cells(
+    found: evidence.Study, lens, vectors, roles
+) -> None:
+    halves = rl.half_vectors(lens, roles, planted.prompts(None, 24))
+    for role in ROLES:
+        row = found.chosen.set_index("role").loc[role]
+        i, j = vectors.layers.index(row["layer"]), vectors.positions.index(row["position"])
+        d = vectors.directions[:, i, j].double()
+        n = vectors.roles.index(role)
+        shared = torch.nn.functional.cosine_similarity(d[n], d.mean(0), dim=0)
+        assert row["shared"] == pytest.approx(float(shared), abs=1e-6)
+        pair = []
+        for half in halves:
+            own = half.directions[:, i, j].double()
+            unit = own.mean(0) / own.mean(0).norm()
+            pair.append((own[n], own[n] - (own[n] @ unit) * unit))
+        for name, (a, b) in zip(
+            ("split_half", "split_half_own"), zip(*pair, strict=True), strict=True
+        ):
+            cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
+            assert row[name] == pytest.approx(float(cosine), abs=1e-5)
 
 
 def test_ablation_and_prompts_stand_beside(found: evidence.Study) -> None:
@@ -87,7 +121,9 @@ def test_ablation_and_prompts_stand_beside(found: evidence.Study) -> None:
     assert (table["perplexity"] > 0).all()
     assert set(found.ablation["role"]) == set(ROLES)
     assert found.ablation["random"].abs().max() < 0.3
-    assert set(found.prompted["role"]) == set(ROLES)
+    forms = found.prompted.groupby("form")["role"].agg(set)
+    assert forms.to_dict() == {"system": set(ROLES), "prefix": set(ROLES)}
+    assert set(found.given["role"]) == set(ROLES)
 
 
 def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, found, tmp_path) -> None:
@@ -101,6 +137,10 @@ def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, found, tmp_pa
     folder = again.save(tmp_path / "out")
     assert len(pd.read_csv(folder / "answers.csv")) == 3 * 180
     assert (folder / "verdicts.txt").read_text().count("\n") == 3
+    written = json.loads((folder / "study.json").read_text())
+    assert written["verdicts"] == again.verdicts
+    assert written["headroom"]["math"]["questions"] == 120
+    assert [row["gain"] for row in written["table"]] == again.table["gain"].tolist()
 
 
 def test_every_fold_is_asked_once(lens, vectors, bench) -> None:

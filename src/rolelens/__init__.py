@@ -3,7 +3,13 @@
 from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import activations, null_vectors, role_vectors, system_vectors
+from rolelens.activations import (
+    activations,
+    half_vectors,
+    null_vectors,
+    role_vectors,
+    system_vectors,
+)
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
 from rolelens.hooks import ablate, add, add_rows
@@ -40,6 +46,7 @@ __all__ = [
     "concat",
     "evaluate",
     "evidence",
+    "half_vectors",
     "load",
     "load_base",
     "load_benchmark",

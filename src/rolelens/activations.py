@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -84,6 +85,54 @@ def role_vectors(
             that are not finite.
     """
     return _measure(lens, _sets(roles, base), layers, positions)
+
+
+def half_vectors(
+    lens: Lens,
+    roles: Mapping[str, Sequence[str]],
+    base: Sequence[str],
+    *,
+    seed: int = 0,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> tuple[RoleVectors, RoleVectors]:
+    """Difference-in-means from one random half of the prompts, and from the other.
+
+    The cosine of the two in a cell is the split-half reliability of the direction: near 1 where
+    more prompts would not change it. Every prompt runs once.
+
+    Args:
+        lens: the model.
+        roles: prompts of each role, as for :func:`role_vectors`.
+        base: prompts without a role; they are cut in halves, too.
+        seed: together with the name of a set it decides its halves.
+        layers: all of them by default.
+        positions: post-instruction positions by default.
+
+    Raises:
+        InputError: as for :func:`role_vectors`, or fewer than four prompts of a role or base.
+    """
+    sets = _sets(roles, base)
+    for name, own in sets.items():
+        if len(own) < 4:
+            raise InputError(
+                f"{name!r} has {len(own)} prompts, too few for two halves; pass at least 4."
+            )
+    sums = {
+        name: WeightedSums(_halves(len(own), nulls.derived(seed, "halves", name)))
+        for name, own in sets.items()
+    }
+    found = _measure(lens, sets, layers, positions, sums)
+    nu = sums["base"].sums
+    made = []
+    for half in (0, 1):
+        d = torch.stack([sums[role].sums[half] - nu[half] for role in found.roles])
+        contrast = f"half {half} of {found.contrast}"
+        directions = d.float().cpu()
+        # What is the same in every prompt cancels, but for the rounding of float64.
+        directions[found.directions.norm(dim=-1) == 0] = 0
+        made.append(dataclasses.replace(found, directions=directions, contrast=contrast))
+    return made[0], made[1]
 
 
 def null_vectors(
@@ -198,6 +247,13 @@ def system_vectors(
     counted = dict.fromkeys(tokens, (len(prompts), digest(prompts)))
     contrast = f"prompts with the system prompt {system!r} - the same with the template's default"
     return dataclasses.replace(found, prompts=counted, contrast=contrast)
+
+
+def _halves(n: int, seed: int) -> Float[Tensor, "2 prompt"]:
+    """Weights of two means, each over a random half of n prompts."""
+    first = torch.from_numpy(np.random.default_rng(seed).permutation(n)) < n // 2
+    weights = torch.stack([first, ~first]).double()
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _null_names(

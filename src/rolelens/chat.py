@@ -1,5 +1,6 @@
 """How a prompt is put to a model: its chat template, or a plain format where it has none."""
 
+import functools
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ class ChatFormat:
         Args:
             prompt: what the user says.
             system: a system prompt; the template's default stays where there is none. It goes
-                before the prompt where the template refuses system prompts.
+                before the prompt where the template takes none.
         """
         if self.template is None:
             # Scoring prompts end in "Answer:" themselves, as in the paper.
@@ -60,10 +61,21 @@ class ChatFormat:
         messages = [{"role": "user", "content": prompt}]
         if system is None:
             return self._apply(messages)
-        try:
+        if self.takes_system:
             return self._apply([{"role": "system", "content": system}, *messages])
+        return self._apply([{"role": "user", "content": f"{system}\n\n{prompt}"}])
+
+    @functools.cached_property
+    def takes_system(self) -> bool:
+        """Whether the template takes a system prompt: some refuse one, and some leave it out."""
+        if self.template is None:
+            return False
+        system = "Be kind."
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": "a"}]
+        try:
+            return system in self._apply(messages)
         except InputError:
-            return self._apply([{"role": "user", "content": f"{system}\n\n{prompt}"}])
+            return False
 
     def ids(self, prompt: str, system: str | None = None) -> tuple[int, ...]:
         """Token ids of the rendered prompt."""

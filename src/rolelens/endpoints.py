@@ -1,4 +1,4 @@
-"""Language models behind an API: they write prompts, and judge answers."""
+"""Language models that write prompts and judge answers: behind an API, or loaded here."""
 
 import importlib
 import json
@@ -7,14 +7,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
+from rolelens import loading
 from rolelens.errors import InputError
+from rolelens.lens import Lens
 
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 """The environment variable that holds each provider's key."""
 
 
 class EndpointError(InputError):
-    """A language model behind an API could not be asked, or did not answer."""
+    """A language model could not be asked, or did not answer."""
 
 
 class EmptyAnswerError(EndpointError):
@@ -57,12 +59,14 @@ def connect(
 ) -> Endpoint:
     """Connect to a language model behind an API, through the official ``openai`` and ``anthropic``.
 
+    ``"local/MODEL"`` loads one here instead, as :func:`rolelens.load` does.
+
     Keys are read from the environment: ``OPENAI_API_KEY`` and ``ANTHROPIC_API_KEY``. Nothing is
     sent before the first prompt.
 
     Args:
-        model: ``"openai/NAME"`` or ``"anthropic/NAME"``; with a url, the name that its server
-            knows the model by.
+        model: ``"openai/NAME"``, ``"anthropic/NAME"`` or ``"local/MODEL"``; with a url, the name
+            that its server knows the model by.
         url: of an OpenAI-compatible server, such as ``http://localhost:8000/v1``; it needs no key,
             and is sent ``OPENAI_API_KEY`` if there is one.
         timeout: seconds that an answer may take.
@@ -86,10 +90,12 @@ def connect(
         if not url.startswith(("http://", "https://")):
             raise InputError(f"url is {url!r}; it has to begin with http:// or https://.")
         provider, known_as = "openai", model
+    if provider == "local" and known_as:
+        return Loaded(loading.load(known_as))
     if provider not in KEYS or not known_as:
         raise InputError(
-            f"no language model {model!r}; write 'openai/NAME' or 'anthropic/NAME', or pass the "
-            "url of an OpenAI-compatible server."
+            f"no language model {model!r}; write 'openai/NAME', 'anthropic/NAME' or 'local/MODEL', "
+            "or pass the url of an OpenAI-compatible server."
         )
     key = os.environ.get(KEYS[provider], "").strip()
     if not key and url is None:
@@ -106,6 +112,43 @@ def connect(
         return _Anthropic(model, known_as, sdk, sdk.Anthropic(**options))
     options |= {} if url is None else {"base_url": url}
     return _OpenAI(model, known_as, sdk, sdk.OpenAI(**options), compatible=url is not None)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded here, as an endpoint.
+
+    Attributes:
+        lens: the model.
+    """
+
+    lens: Lens
+
+    @property
+    def name(self) -> str:
+        """``"local/NAME"``."""
+        return f"local/{self.lens.name}"
+
+    def answer(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
+    ) -> str:
+        """Answer one prompt; arguments as for :meth:`Endpoint.answer`."""
+        (text,) = self.lens.generate(
+            [prompt],
+            system=system,
+            max_new_tokens=max_tokens,
+            temperature=temperature,
+            seed=0 if seed is None else seed,
+        )
+        if not text:
+            raise EmptyAnswerError(f"{self.name} gave no text; ask for something else.")
+        return text
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A model with its tokenizer and chat format: what every measurement is made through."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from rolelens.chat import ChatFormat
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.forward import Batch, Hook, HookedModel, Hooks, Tokens
-from rolelens.vectors import Source
+from rolelens.vectors import RoleVectors, Source
 
 
 class Lens(Shown):
@@ -74,6 +75,30 @@ class Lens(Shown):
         """Dtype of the weights."""
         dtype: torch.dtype = self.model.unembed.W_U.dtype
         return dtype
+
+    def adopt(self, vectors: RoleVectors) -> RoleVectors:
+        """Take vectors of another model of the same shape as if they were of this one.
+
+        Vectors of an instruct model can so be tried on its base model. Nothing says that a
+        direction means the same in both: that is what is then measured.
+
+        Raises:
+            InputError: the widths or numbers of layers differ, or the centring of the weights.
+        """
+        theirs = vectors.source
+        if vectors.d_model != self.d_model or max(vectors.layers) >= self.n_layers:
+            raise InputError(
+                f"the vectors are {vectors.d_model} wide and reach layer {max(vectors.layers)}, "
+                f"and {self.name} is {self.d_model} wide with {self.n_layers} layers; take vectors "
+                "of a model of the same shape."
+            )
+        if theirs is not None and theirs.centred != self.source.centred:
+            raise InputError(
+                f"the writing weights of {theirs.model} and {self.name} are not both centred; load "
+                "both alike."
+            )
+        where = f"{vectors.contrast}, in {theirs.model if theirs else 'another model'}"
+        return dataclasses.replace(vectors, source=self.source, contrast=where)
 
     def tokenize(
         self,

@@ -23,7 +23,8 @@ def generate(
         str,
         typer.Option(
             help="Who writes them: openai/NAME, anthropic/NAME (keys from OPENAI_API_KEY and "
-            "ANTHROPIC_API_KEY), or with --url the name that its server knows."
+            "ANTHROPIC_API_KEY), local/MODEL (loaded here), or with --url the name that its server "
+            "knows."
         ),
     ],
     n: Annotated[int, typer.Option("--n", help="How many.")] = 64,

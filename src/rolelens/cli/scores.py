@@ -202,6 +202,13 @@ def paper(
             "repository; the shipped prompts and questions by default."
         ),
     ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Stored vectors in place of those that the prompts give, also of another model of "
+            "the same shape."
+        ),
+    ] = None,
     method: Method = "letter",
     nulls: Annotated[int, typer.Option(help="Nulls of each kind for a role of each domain.")] = 1,
     folds: Annotated[
@@ -232,6 +239,7 @@ def paper(
             loading.load(model, dtype="auto" if auto_dtype else None),
             out,
             data=data,
+            vectors=None if vectors is None else RoleVectors.load(vectors),
             method=scoring.checked_method(method),
             n_nulls=nulls,
             folds=folds,

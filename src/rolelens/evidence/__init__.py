@@ -2,7 +2,7 @@
 
 from rolelens.evidence.compare import Comparison, compare
 from rolelens.evidence.controls import Headroom, above_chance, headroom, letters
-from rolelens.evidence.effects import answered, effects, transfer, verdict
+from rolelens.evidence.effects import answered, changes, effects, given, transfer, verdict
 from rolelens.evidence.study import Study, study
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "Study",
     "above_chance",
     "answered",
+    "changes",
     "compare",
     "effects",
+    "given",
     "headroom",
     "letters",
     "study",

@@ -1,16 +1,19 @@
 """Effects on held-out answers: a row a role, corrected for the family. It runs no model.
 
 Everything here takes *answers*, a table with a row for each role and held-out question: ``role``,
-``question``, ``domain``, whether it was right ``before`` and ``after``, and the change of its
-``margin`` (nats).
+``question``, ``domain``, the ``correct`` letter and those ``given_before`` and ``given_after``,
+whether it was right ``before`` and ``after``, and the change of its ``margin`` (nats).
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
 
 from rolelens import stats
+from rolelens.benchmarks import LETTERS
 from rolelens.errors import InputError
 from rolelens.evidence.compare import check_questions
 from rolelens.scoring import Scores
@@ -26,6 +29,9 @@ def answered(role: str, before: Scores, after: Scores) -> pd.DataFrame:
             "role": role,
             "question": before.questions,
             "domain": before.domains,
+            "correct": _letters(before.answers),
+            "given_before": _letters(before.predictions),
+            "given_after": _letters(after.predictions),
             "before": before.correct.tolist(),
             "after": after.correct.tolist(),
             "margin": (after.margins.double() - before.margins.double()).tolist(),
@@ -46,10 +52,11 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
         domains: the domain of each role.
 
     Returns:
-        A row a role: ``questions`` of its domain, accuracy ``before`` and ``after``, ``gain`` with
-        its 95 % interval (``low``, ``high``), exact McNemar ``p`` with ``p_holm`` and ``p_bh`` over
-        all roles, ``margin`` change (nats) with its interval, gain ``outside`` of the domain, and
-        the ``interaction`` (gain inside minus outside) with interval and p-values likewise.
+        A row a role: ``questions`` of its domain, accuracy ``before`` and ``after`` and of the best
+        ``constant`` letter, ``gain`` with its 95 % interval (``low``, ``high``), exact McNemar
+        ``p`` with ``p_holm`` and ``p_bh`` over all roles, ``margin`` change (nats) with its
+        interval, gain ``outside`` of the domain, and the ``interaction`` (gain inside minus
+        outside) with interval and p-values likewise.
     """
     rows = []
     for role, own in _by_role(answers, domains):
@@ -62,6 +69,7 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
             "questions": len(inside),
             "before": inside["before"].mean(),
             "after": inside["after"].mean(),
+            "constant": inside["correct"].value_counts(normalize=True).iloc[0],
             **_gain(inside),
             "margin": margin.value,
             "margin_low": margin.low,
@@ -79,6 +87,25 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
             }
         rows.append(row)
     return _corrected(pd.DataFrame(rows), "p", "interaction_p")
+
+
+def given(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
+    """How often each letter is correct, and given before and after, by role in its domain.
+
+    Steering that only moves a model to another letter shows here.
+
+    Returns:
+        A row for each role and letter: shares ``correct``, ``before`` and ``after``.
+    """
+    rows = []
+    for role, own in _by_role(answers, domains):
+        inside, _ = _split(own, domains[role])
+        columns = {"correct": "correct", "before": "given_before", "after": "given_after"}
+        shares = {name: inside[old].value_counts(normalize=True) for name, old in columns.items()}
+        for letter in sorted(set().union(*(own.index for own in shares.values()))):
+            row: dict[str, Any] = {"role": role, "letter": letter}
+            rows.append(row | {name: own.get(letter, 0.0) for name, own in shares.items()})
+    return pd.DataFrame(rows)
 
 
 def transfer(answers: pd.DataFrame) -> pd.DataFrame:
@@ -136,6 +163,10 @@ def _by_role(
 def _split(own: pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     inside = own["domain"] == domain
     return own[inside], own[~inside]
+
+
+def _letters(options: Int[Tensor, " question"]) -> list[str]:
+    return [LETTERS[index] for index in options.tolist()]
 
 
 def _gain(own: pd.DataFrame) -> dict[str, Any]:

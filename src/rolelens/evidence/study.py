@@ -1,32 +1,28 @@
 """One study: cells chosen on some questions, and what they do on others, beside nulls."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from rolelens import stats
 from rolelens.benchmarks import Benchmark
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError
+from rolelens.errors import InputError, writing
 from rolelens.evidence.controls import Headroom, headroom
-from rolelens.evidence.effects import LEVEL, answered, changes, effects, transfer, verdict
+from rolelens.evidence.effects import LEVEL, changes, effects, given, transfer, verdict
+from rolelens.evidence.fold import Fold, Stores
 from rolelens.forward import Selection
-from rolelens.hooks import add
 from rolelens.lens import Lens
 from rolelens.progress import Say
-from rolelens.scoring import Method, Scores, evaluate, perplexity
-from rolelens.sweep import Key, score_cells, search
+from rolelens.scoring import Method, evaluate
 from rolelens.vectors import RoleVectors, concat
 
-Stores = Callable[[str], Path | None]
-PROMPT = "You are a {role}."
-READ = 2048
-"""Tokens of the text whose perplexity is measured."""
+TABLES = ("chosen", "table", "transfer", "ablation", "prompted", "given", "answers")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,14 +35,18 @@ class Study(Shown):
         chosen: a row for each role or null and fold: its cell, ``strength`` (alpha times the norm
             of d, as a share of the residual norm), its gains where it was chosen, and for roles
             ``rank``: the share of nulls of its domain that gained as much (itself counted), never
-            below ``floor``.
+            below ``floor``. With several roles ``shared``, the cosine of d with the mean of all
+            roles; with halves ``split_half``, the cosine of d from one half of the prompts with d
+            from the other, and ``split_half_own``, the same without what the roles share.
         table: a row a role, see :func:`rolelens.evidence.effects`; with ``optimism``, the gain
             where the cell was chosen minus the gain on other questions; in letters, the gain where
             the options are ``permuted``; with a text, its ``perplexity`` steered as a multiple of
             the unsteered one.
         transfer: a row for each role and domain, see :func:`rolelens.evidence.transfer`.
         ablation: the same as ``table`` for the directions removed; with gains of random ones.
-        prompted: the same for the role as a prompt, without steering.
+        prompted: the same for the role as a prompt, without steering; by ``form``: a system prompt,
+            or a prefix of the question.
+        given: how often each letter is given, see :func:`rolelens.evidence.given`.
         answers: a row for each role and held-out question.
     """
 
@@ -56,6 +56,7 @@ class Study(Shown):
     transfer: pd.DataFrame
     ablation: pd.DataFrame
     prompted: pd.DataFrame
+    given: pd.DataFrame
     answers: pd.DataFrame
 
     @property
@@ -67,12 +68,24 @@ class Study(Shown):
         return said + [verdict(row) for row in _records(self.table)]
 
     def save(self, folder: str | Path) -> Path:
-        """Write every table as CSV, and the verdicts as text."""
+        """Write every table as CSV, the verdicts as text, and all of it as ``study.json``.
+
+        What is missing in a table is empty in CSV and null in JSON.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("chosen", "table", "transfer", "ablation", "prompted", "answers"):
-            getattr(self, name).to_csv(folder / f"{name}.csv", index=False)
-        (folder / "verdicts.txt").write_text("\n".join(self.verdicts) + "\n", encoding="utf-8")
+        content: dict[str, Any] = {
+            "verdicts": self.verdicts,
+            "headroom": {domain: dataclasses.asdict(own) for domain, own in self.headroom.items()},
+        }
+        with writing(folder / "study.json"):
+            for name in TABLES:
+                table: pd.DataFrame = getattr(self, name)
+                table.to_csv(folder / f"{name}.csv", index=False)
+                content[name] = json.loads(table.to_json(orient="records", double_precision=15))
+            text = json.dumps(content, indent=1)
+            (folder / "study.json").write_text(text + "\n", encoding="utf-8")
+            said = "\n".join(self.verdicts) + "\n"
+            (folder / "verdicts.txt").write_text(said, encoding="utf-8")
         return folder
 
     def card(self) -> Card:
@@ -96,6 +109,7 @@ def study(
     domains: Mapping[str, str],
     *,
     nulls: RoleVectors | None = None,
+    halves: tuple[RoleVectors, RoleVectors] | None = None,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
     alphas: Sequence[float] | None = None,
@@ -124,6 +138,8 @@ def study(
         domains: the domain of each role.
         nulls: from :func:`rolelens.null_vectors`; a null is searched in the domain of the role it
             imitates.
+        halves: the same roles measured on two halves of the prompts, from
+            :func:`rolelens.half_vectors`; they say how reliable the chosen directions are.
         layers: as for :func:`rolelens.search`.
         positions: likewise.
         alphas: likewise.
@@ -147,21 +163,21 @@ def study(
     store = _stores(folder)
     say(f"Unsteered model on {len(benchmark)} questions")
     plain = evaluate(lens, benchmark, method=method)
-    room = {domain: headroom(_of(plain, domain)) for domain in benchmark.domains}
+    room = {domain: headroom(plain.domain(domain)) for domain in benchmark.domains}
     for domain, found_room in room.items():
         say(f"    {domain}: {found_room}")
     live = [name for name, domain in places.items() if anyway or room[domain].above_chance]
     roles = [name for name in vectors.roles if name in live]
     if not roles:
         empty = pd.DataFrame()
-        return Study(room, empty, empty, empty, empty, empty, empty)
+        return Study(room, *[empty] * len(TABLES))
     every = (concat(vectors, nulls) if nulls else vectors)[live]
     grid: dict[str, Any] = {"layers": layers, "positions": positions, "alphas": alphas}
     names = ("chosen", "answers", "permuted", "removed", "prompted", "read")
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
     pairs = [benchmark.split(share, seed)] if folds is None else benchmark.folds(folds, seed)
     for number, (selection, test) in enumerate(pairs):
-        fold = _Fold(lens, every, roles, places, selection, test, tokens, method, seed, number)
+        fold = Fold(lens, every, roles, places, selection, test, tokens, method, seed, number)
         say(f"Search of {len(live)} roles and nulls on {len(selection)} questions")
         chosen, keys = fold.searched(grid, store)
         say(f"The chosen cells on {len(test)} other questions")
@@ -182,6 +198,7 @@ def study(
     frames = {name: pd.concat(own, ignore_index=True) for name, own in parts.items() if own}
     where = {role: domains[role] for role in roles}
     cells = _ranked(frames["chosen"], every, roles, places)
+    cells = _alike(cells, vectors, halves)
     table = effects(frames["answers"], where)
     gained = cells[cells["role"].isin(roles)].groupby("role")["accuracy_gain"].mean()
     table["optimism"] = table["role"].map(gained) - table["gain"]
@@ -191,129 +208,19 @@ def study(
     if "read" in frames:
         ratios = frames["read"].groupby("role")["perplexity"].mean()
         table["perplexity"] = table["role"].map(ratios)
+    prompted = frames["prompted"].groupby("form", sort=False)
     return Study(
         headroom=room,
         chosen=cells,
         table=table,
         transfer=transfer(frames["answers"]),
         ablation=_removed(frames["removed"], where) if ablated else pd.DataFrame(),
-        prompted=effects(frames["prompted"], where),
+        prompted=pd.concat(
+            [effects(own, where).assign(form=form) for form, own in prompted], ignore_index=True
+        ),
+        given=given(frames["answers"], where),
         answers=frames["answers"],
     )
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """Questions that cells are chosen on, questions they are tried on, and what is tried."""
-
-    lens: Lens
-    vectors: RoleVectors
-    roles: Sequence[str]
-    places: Mapping[str, str]
-    selection: Benchmark
-    test: Benchmark
-    tokens: Selection
-    method: Method
-    seed: int
-    number: int
-
-    def searched(
-        self, grid: Mapping[str, Any], store: Stores
-    ) -> tuple[pd.DataFrame, dict[str, Key]]:
-        """The best cell of every role and null."""
-        found = search(
-            self.lens,
-            self.vectors,
-            self.selection,
-            domains=self.places,
-            **grid,
-            tokens=self.tokens,
-            method=self.method,
-            seed=self.seed,
-            store=store(f"search-{self.number}"),
-        )
-        best = found.table[found.table["chosen"]].assign(fold=self.number)
-        cells = {role: found.best(role) for role in self.vectors.roles}
-        keys = {
-            role: Key(role, cell.direction.layer, cell.direction.position or -1, cell.alpha)
-            for role, cell in cells.items()
-        }
-        return best.drop(columns=["chosen", "predicted"]), keys
-
-    def tried(self, keys: Mapping[str, Key], store: Stores) -> tuple[Scores, list[pd.DataFrame]]:
-        """The chosen cells of the roles, in all domains."""
-        cells = [keys[role] for role in self.roles]
-        before, after = score_cells(
-            self.lens,
-            self.vectors,
-            self.test,
-            cells,
-            tokens=self.tokens,
-            method=self.method,
-            store=store(f"test-{self.number}"),
-        )
-        return before, [answered(key.role, before, after[key]) for key in cells]
-
-    def permuted(self, keys: Mapping[str, Key], store: Stores) -> list[pd.DataFrame]:
-        """The chosen cells of the roles, in their domains, with the options in another order."""
-        frames = []
-        for domain in dict.fromkeys(self.places[role] for role in self.roles):
-            before, after = score_cells(
-                self.lens,
-                self.vectors,
-                self.test.domain(domain).permuted(self.seed),
-                [keys[role] for role in self.roles if self.places[role] == domain],
-                tokens=self.tokens,
-                method=self.method,
-                store=store(f"permuted-{self.number}-{domain}"),
-            )
-            frames += [answered(key.role, before, own) for key, own in after.items()]
-        return frames
-
-    def read(self, keys: Mapping[str, Key], text: str) -> pd.DataFrame:
-        """How much less well a text is predicted in the chosen cells."""
-        plain = perplexity(self.lens, text, max_tokens=READ).value
-        rows = []
-        for role in self.roles:
-            _, layer, position, alpha = keys[role]
-            d = self.vectors.direction(role, layer, position)
-            steered = perplexity(self.lens, text, add(d, alpha), max_tokens=READ).value
-            rows.append({"role": role, "perplexity": steered / plain})
-        return pd.DataFrame(rows)
-
-    def ablated(
-        self, keys: Mapping[str, Key], most: int, randoms: int, store: Stores
-    ) -> list[pd.DataFrame]:
-        """The chosen directions removed, and random ones, on some questions of each domain."""
-        kept = [q for d in self.test.domains for q in self.test.domain(d).questions[:most]]
-        drawn = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(randoms, *self.vectors.directions.shape[1:], generator=drawn)
-        names = tuple(f"random {n}" for n in range(randoms))
-        beside = dataclasses.replace(
-            self.vectors, directions=noise, roles=names, contrast="random directions"
-        )
-        own = self.vectors[list(self.roles)]
-        cells = [keys[role]._replace(alpha=1.0) for role in self.roles]
-        cells += [cells[0]._replace(role=name) for name in names]
-        before, after = score_cells(
-            self.lens,
-            concat(own, beside) if randoms else own,
-            Benchmark(f"{self.test.name}, {most} a domain", tuple(kept)),
-            cells,
-            method=self.method,
-            change="ablate",
-            store=store(f"ablation-{self.number}"),
-        )
-        return [answered(key.role, before, after[key]) for key in cells]
-
-    def prompted(self, before: Scores) -> list[pd.DataFrame]:
-        """Every role as a system prompt, on the questions of its domain."""
-        frames = []
-        for role in self.roles:
-            own = self.test.domain(self.places[role])
-            told = evaluate(self.lens, own, method=self.method, system=PROMPT.format(role=role))
-            frames.append(answered(role, _of(before, self.places[role]), told))
-        return frames
 
 
 def _removed(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
@@ -365,18 +272,6 @@ def _stores(folder: str | Path | None) -> Stores:
     return lambda name: Path(folder) / f"{name}.db"
 
 
-def _of(scores: Scores, domain: str) -> Scores:
-    """The scores of one domain's questions."""
-    rows = [n for n, own in enumerate(scores.domains) if own == domain]
-    return dataclasses.replace(
-        scores,
-        logprobs=scores.logprobs[rows],
-        answers=scores.answers[rows],
-        questions=tuple(scores.questions[n] for n in rows),
-        domains=(domain,) * len(rows),
-    )
-
-
 def _ranked(
     chosen: pd.DataFrame, vectors: RoleVectors, roles: Sequence[str], places: Mapping[str, str]
 ) -> pd.DataFrame:
@@ -398,4 +293,24 @@ def _ranked(
             ]
             row["rank"] = stats.null_rank(row["margin_gain"], same)
             row["floor"] = 1 / (1 + len(same))
+    return pd.DataFrame(rows)
+
+
+def _alike(
+    chosen: pd.DataFrame, vectors: RoleVectors, halves: tuple[RoleVectors, RoleVectors] | None
+) -> pd.DataFrame:
+    """Chosen cells with how much of a role's direction all roles share, and how reliable it is."""
+    several = len(vectors.roles) > 1
+    shared = vectors.mean() if several else None
+    own = tuple(half.project_out(half.mean()) for half in halves) if halves and several else None
+    rows = []
+    for row in _records(chosen):
+        if row["role"] in vectors.roles:
+            cell = str(row["role"]), int(row["layer"]), int(row["position"])
+            if shared is not None:
+                row["shared"] = vectors.direction(*cell).cosine(shared.direction("mean", *cell[1:]))
+            for name, pair in (("split_half", halves), ("split_half_own", own)):
+                if pair is not None:
+                    row[name] = pair[0].direction(*cell).cosine(pair[1].direction(*cell))
+        rows.append(row)
     return pd.DataFrame(rows)

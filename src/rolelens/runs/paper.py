@@ -1,20 +1,24 @@
 """The experiment of 2502.12055 on any model, with what its claims need."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rolelens import evidence, plots
-from rolelens.activations import null_vectors, role_vectors
+from rolelens import evidence, plots, stats
+from rolelens.activations import half_vectors, null_vectors, role_vectors
 from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.evidence import Study
 from rolelens.lens import Lens
+from rolelens.patchscope import PROMPT, patchscope
 from rolelens.progress import Say
 from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Method
+from rolelens.vectors import RoleVectors, concat
+from rolelens.vectors.nulls import gaussian
 
 TABLE_3 = {
     "role": "role",
@@ -22,6 +26,7 @@ TABLE_3 = {
     "questions": "held-out questions",
     "before": "unsteered",
     "after": "steered",
+    "constant": "constant letter",
     "gain": "gain",
     "low": "95 % low",
     "high": "95 % high",
@@ -33,6 +38,8 @@ TABLE_3 = {
     "p_bh": "p (BH)",
     "outside": "gain elsewhere",
     "interaction": "interaction",
+    "interaction_low": "its 95 % low",
+    "interaction_high": "its 95 % high",
     "interaction_p_holm": "its p (Holm)",
 }
 TABLE_5 = {
@@ -46,10 +53,13 @@ TABLE_5 = {
     "random": "random direction",
     "outside": "change elsewhere",
     "interaction": "interaction",
+    "interaction_low": "its 95 % low",
+    "interaction_high": "its 95 % high",
     "interaction_p_holm": "its p (Holm)",
 }
 PROMPTED = {
     "role": "role",
+    "form": "put as",
     "domain": "domain",
     "before": "unsteered",
     "after": "prompted",
@@ -60,11 +70,29 @@ PROMPTED = {
 }
 
 
+CHOSEN = {
+    "role": "role",
+    "domain": "domain",
+    "layer": "layer",
+    "position": "position",
+    "alpha": "alpha",
+    "strength": "strength",
+    "split_half": "split-half cosine",
+    "shared": "cosine with all roles' mean",
+    "split_half_own": "split-half cosine without it",
+    "accuracy_gain": "gain where chosen",
+    "margin_gain": "margin gain (nats)",
+    "rank": "rank",
+    "floor": "floor",
+}
+
+
 def paper(
     lens: Lens,
     out: str | Path,
     *,
     data: str | Path | None = None,
+    vectors: RoleVectors | None = None,
     method: Method = "letter",
     n_nulls: int = 1,
     say: Say = print,
@@ -79,6 +107,8 @@ def paper(
         data: a folder with ``role_prompts``, ``base_prompts/train.json`` and
             ``mmlu_paper_split`` as in the authors' repository; the shipped prompts and questions
             by default.
+        vectors: taken in place of those that the prompts give; they may be of another model of the
+            same shape, such as the instruct version of a base model. Their nulls are Gaussian.
         method: how options are scored.
         n_nulls: nulls of each kind for one role of each domain.
         say: takes what is told on the way.
@@ -90,21 +120,71 @@ def paper(
     start, out = time.monotonic(), Path(out)
     roles, base, bench = _data(data)
     domains = {name: str(own.domain) for name, own in roles.items()}
-    say(f"Vectors of {len(roles)} roles and their nulls")
-    vectors = role_vectors(lens, roles, base)
+    if vectors is not None:
+        vectors = lens.adopt(vectors)
+        say(f"{len(vectors.roles)} roles: {vectors.contrast}")
+        halves, nulls = None, gaussian(vectors[_one_each(vectors.roles, domains)], n=n_nulls)
+    else:
+        say(f"Vectors of {len(roles)} roles and their nulls")
+        vectors = role_vectors(lens, roles, base)
+        halves = half_vectors(lens, roles, base)
+        imitated = {name: roles[name] for name in _one_each(vectors.roles, domains)}
+        nulls = null_vectors(lens, imitated, base, n=n_nulls)
     vectors.save(out / "vectors.safetensors")
-    imitated = {domains[name]: name for name in reversed(roles)}.values()
-    nulls = null_vectors(lens, {name: roles[name] for name in imitated}, base, n=n_nulls)
-    folder = out / "stores"
     study = evidence.study(
-        lens, vectors, bench, domains, nulls=nulls, method=method, folder=folder, say=say, **options
+        lens,
+        vectors,
+        bench,
+        domains,
+        nulls=nulls,
+        halves=halves,
+        method=method,
+        folder=out / "stores",
+        say=say,
+        **options,
     )
     study.save(out / "tables")
+    readings = _readings(lens, concat(vectors, nulls), study.chosen)
+    if len(readings):
+        readings.to_csv(out / "tables" / "readings.csv", index=False)
     for line in study.verdicts:
         say(f"    {line}")
-    path = _report(lens, study, bench, method).save(out / "report.html").resolve()
+    report = _report(lens, study, readings, bench, method, vectors.contrast)
+    path = report.save(out / "report.html").resolve()
     say(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. The report: {path}")
     return path
+
+
+def _one_each(roles: Sequence[str], domains: Mapping[str, str]) -> list[str]:
+    """The first role of each domain; a role without one is refused later, in the study."""
+    return list({domains.get(name, ""): name for name in reversed(roles)}.values())
+
+
+def _readings(lens: Lens, vectors: RoleVectors, chosen: pd.DataFrame) -> pd.DataFrame:
+    """What the model says of "♦" under every chosen direction, of roles and of nulls."""
+    rows = chosen.to_dict("records")
+    cells = [(row["role"], int(row["layer"]), int(row["position"])) for row in rows]
+    directions = [vectors.direction(*cell) for cell in cells]
+    texts: dict[tuple[str, int, int], str] = {}
+    for reading in patchscope(lens, directions) if directions else []:
+        d = reading.direction
+        texts[d.role, d.layer, d.position or -1] = reading.text
+    return pd.DataFrame(
+        {
+            "role": [name for name, _, _ in texts],
+            "layer": [layer for _, layer, _ in texts],
+            "position": [position for _, _, position in texts],
+            "named": [
+                _names(name.rpartition(" ~ ")[2], text) for (name, _, _), text in texts.items()
+            ],
+            "text": list(texts.values()),
+        }
+    )
+
+
+def _names(role: str, text: str) -> bool:
+    """Whether a text has the role's name in it, in any inflection that keeps its stem."""
+    return all(word.lower().rstrip("s") in text.lower() for word in role.split())
 
 
 def _data(
@@ -119,10 +199,18 @@ def _data(
     return roles, base, load_benchmark(root / "mmlu_paper_split")
 
 
-def _report(lens: Lens, study: Study, bench: Benchmark, method: Method) -> Report:
+def _report(
+    lens: Lens,
+    study: Study,
+    readings: pd.DataFrame,
+    bench: Benchmark,
+    method: Method,
+    contrast: str,
+) -> Report:
     report = Report(
         f"Role vectors in {lens.name}",
-        f"Cells chosen on one part of {len(bench)} questions and tried on the rest; {method}.",
+        f"Directions: {contrast}. Cells chosen on one part of {len(bench)} questions and tried on "
+        f"the rest; {method}.",
     )
     report.heading("What was found")
     for line in study.verdicts:
@@ -146,17 +234,18 @@ def _report(lens: Lens, study: Study, bench: Benchmark, method: Method) -> Repor
         )
     )
     if len(study.table):
-        _findings(study, report)
+        _findings(study, readings, report)
     report.provenance(lens.source)
     return report
 
 
-def _findings(study: Study, report: Report) -> None:
+def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
     report.heading("Role vectors on questions of their domain (the paper's Table 3)")
     report.text(
         "Optimism is the gain where the cell was chosen minus the gain on other questions. "
         "p-values are corrected over all roles. The interaction is the gain in the domain minus "
-        "the gain in the others."
+        "the gain in the others. The constant letter is the accuracy of always giving the option "
+        "that is correct most often."
     )
     report.table(_columns(study.table, TABLE_3))
     report.heading("Every role in every domain")
@@ -168,13 +257,31 @@ def _findings(study: Study, report: Report) -> None:
         "chosen, the role itself counted: a description, which few nulls cannot make significant."
     )
     cells = study.chosen[~study.chosen["role"].str.contains(" ~ ")]
-    names = ["role", "domain", "layer", "position", "alpha", "strength"]
-    report.table(cells[[*names, "accuracy_gain", "margin_gain", "rank", "floor"]])
+    report.table(_columns(cells, CHOSEN))
+    report.heading("How often each letter is given")
+    report.text("Shares of the held-out questions of the role's domain.")
+    wide = study.given.pivot(index="role", columns="letter", values=["correct", "before", "after"])
+    wide.columns = [f"{column[1]} {column[0]}" for column in wide.columns]
+    report.table(wide.fillna(0.0).reset_index())
+    report.heading("What the chosen directions read as (the paper's Table 4)")
+    null = readings["role"].str.contains(" ~ ")
+    report.text(
+        f"Answers to {PROMPT!r} while a direction is added with alpha 3. "
+        f"{_rate(readings[~null])} roles are named by their direction's answer; of the nulls, "
+        f"{_rate(readings[null])} name the role that they imitate."
+    )
+    report.table(readings[~null])
     if len(study.ablation):
         report.heading("Directions removed (the paper's Table 5)")
         report.table(_columns(study.ablation, TABLE_5))
     report.heading("The role as a prompt, without steering")
     report.table(_columns(study.prompted, PROMPTED))
+
+
+def _rate(readings: pd.DataFrame) -> str:
+    named, n = int(readings["named"].sum()), len(readings)
+    low, high = stats.wilson(named, n) if n else (0.0, 1.0)
+    return f"{named} of {n} (95 % interval {low:.2f} to {high:.2f})"
 
 
 def _columns(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:

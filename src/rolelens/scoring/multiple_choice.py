@@ -90,6 +90,7 @@ def evaluate(
     method: Method = "letter",
     *,
     system: str | None = None,
+    prefix: str = "",
 ) -> Scores:
     """Score every option of every question.
 
@@ -102,8 +103,9 @@ def evaluate(
             ``cloze_norm`` divides that by the option's tokens. Small models are at chance in
             letters and above it in cloze.
         system: a system prompt.
+        prefix: what the user says before every question, blank lines included.
     """
-    return score(lens, prepare(lens, benchmark, method, system=system), hooks)
+    return score(lens, prepare(lens, benchmark, method, system=system, prefix=prefix), hooks)
 
 
 def prepare(
@@ -112,6 +114,7 @@ def prepare(
     method: Method,
     *,
     system: str | None = None,
+    prefix: str = "",
 ) -> Prepared:
     """Tokenise a benchmark once, to score it many times."""
     if isinstance(benchmark, str | Path):
@@ -121,13 +124,15 @@ def prepare(
         raise InputError("a benchmark needs at least one question.")
     method = checked_method(method)
     if method == "letter":
-        prompts = [letter_prompt(question) for question in questions]
+        prompts = [prefix + letter_prompt(question) for question in questions]
         most = max(len(question.options) for question in questions)
         tokens = lens.tokenize(prompts, system=system)
         letters = _letters(lens, prompts[0], most, system, tokens.take(range(len(prompts))[:8]))
         return Prepared(questions, method, tokens, letters)
     pairs = [
-        (cloze_prompt(question), option) for question in questions for option in question.options
+        (prefix + cloze_prompt(question), option)
+        for question in questions
+        for option in question.options
     ]
     texts, options = [text for text, _ in pairs], [option for _, option in pairs]
     return Prepared(questions, method, lens.tokenize(texts, options, system=system))

@@ -1,5 +1,6 @@
 """What a model answers to every question."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from rolelens import stats
 from rolelens.benchmarks import Question
 from rolelens.display import Card, Shown
+from rolelens.errors import unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,6 +49,23 @@ class Scores(Shown):
             questions=tuple(question.id for question in questions),
             domains=tuple(question.domain for question in questions),
             method=method,
+        )
+
+    def domain(self, name: str) -> "Scores":
+        """Those of one domain's questions.
+
+        Raises:
+            InputError: no question is of it.
+        """
+        rows = [n for n, own in enumerate(self.domains) if own == name]
+        if not rows:
+            raise unknown("domain", name, sorted(set(self.domains)))
+        return dataclasses.replace(
+            self,
+            logprobs=self.logprobs[rows],
+            answers=self.answers[rows],
+            questions=tuple(self.questions[n] for n in rows),
+            domains=(name,) * len(rows),
         )
 
     @property

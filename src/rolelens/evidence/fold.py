@@ -1,0 +1,145 @@
+"""Questions that cells are chosen on, others that they are tried on, and all that is tried."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rolelens.benchmarks import Benchmark
+from rolelens.evidence.effects import answered
+from rolelens.forward import Selection
+from rolelens.hooks import add
+from rolelens.lens import Lens
+from rolelens.scoring import Method, Scores, evaluate, perplexity
+from rolelens.sweep import Key, score_cells, search
+from rolelens.vectors import RoleVectors, concat
+
+Stores = Callable[[str], Path | None]
+PROMPT = "You are a {role}."
+READ = 2048
+"""Tokens of the text whose perplexity is measured."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Questions that cells are chosen on, questions they are tried on, and what is tried."""
+
+    lens: Lens
+    vectors: RoleVectors
+    roles: Sequence[str]
+    places: Mapping[str, str]
+    selection: Benchmark
+    test: Benchmark
+    tokens: Selection
+    method: Method
+    seed: int
+    number: int
+
+    def searched(
+        self, grid: Mapping[str, Any], store: Stores
+    ) -> tuple[pd.DataFrame, dict[str, Key]]:
+        """The best cell of every role and null."""
+        found = search(
+            self.lens,
+            self.vectors,
+            self.selection,
+            domains=self.places,
+            **grid,
+            tokens=self.tokens,
+            method=self.method,
+            seed=self.seed,
+            store=store(f"search-{self.number}"),
+        )
+        best = found.table[found.table["chosen"]].assign(fold=self.number)
+        cells = {role: found.best(role) for role in self.vectors.roles}
+        keys = {
+            role: Key(role, cell.direction.layer, cell.direction.position or -1, cell.alpha)
+            for role, cell in cells.items()
+        }
+        return best.drop(columns=["chosen", "predicted"]), keys
+
+    def tried(self, keys: Mapping[str, Key], store: Stores) -> tuple[Scores, list[pd.DataFrame]]:
+        """The chosen cells of the roles, in all domains."""
+        cells = [keys[role] for role in self.roles]
+        before, after = score_cells(
+            self.lens,
+            self.vectors,
+            self.test,
+            cells,
+            tokens=self.tokens,
+            method=self.method,
+            store=store(f"test-{self.number}"),
+        )
+        return before, [answered(key.role, before, after[key]) for key in cells]
+
+    def permuted(self, keys: Mapping[str, Key], store: Stores) -> list[pd.DataFrame]:
+        """The chosen cells of the roles, in their domains, with the options in another order."""
+        frames = []
+        for domain in dict.fromkeys(self.places[role] for role in self.roles):
+            before, after = score_cells(
+                self.lens,
+                self.vectors,
+                self.test.domain(domain).permuted(self.seed),
+                [keys[role] for role in self.roles if self.places[role] == domain],
+                tokens=self.tokens,
+                method=self.method,
+                store=store(f"permuted-{self.number}-{domain}"),
+            )
+            frames += [answered(key.role, before, own) for key, own in after.items()]
+        return frames
+
+    def read(self, keys: Mapping[str, Key], text: str) -> pd.DataFrame:
+        """How much less well a text is predicted in the chosen cells."""
+        plain = perplexity(self.lens, text, max_tokens=READ).value
+        rows = []
+        for role in self.roles:
+            _, layer, position, alpha = keys[role]
+            d = self.vectors.direction(role, layer, position)
+            steered = perplexity(self.lens, text, add(d, alpha), max_tokens=READ).value
+            rows.append({"role": role, "perplexity": steered / plain})
+        return pd.DataFrame(rows)
+
+    def ablated(
+        self, keys: Mapping[str, Key], most: int, randoms: int, store: Stores
+    ) -> list[pd.DataFrame]:
+        """The chosen directions removed, and random ones, on some questions of each domain."""
+        kept = [q for d in self.test.domains for q in self.test.domain(d).questions[:most]]
+        drawn = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(randoms, *self.vectors.directions.shape[1:], generator=drawn)
+        names = tuple(f"random {n}" for n in range(randoms))
+        beside = dataclasses.replace(
+            self.vectors, directions=noise, roles=names, contrast="random directions"
+        )
+        own = self.vectors[list(self.roles)]
+        cells = [keys[role]._replace(alpha=1.0) for role in self.roles]
+        cells += [cells[0]._replace(role=name) for name in names]
+        before, after = score_cells(
+            self.lens,
+            concat(own, beside) if randoms else own,
+            Benchmark(f"{self.test.name}, {most} a domain", tuple(kept)),
+            cells,
+            method=self.method,
+            change="ablate",
+            store=store(f"ablation-{self.number}"),
+        )
+        return [answered(key.role, before, after[key]) for key in cells]
+
+    def prompted(self, before: Scores) -> list[pd.DataFrame]:
+        """Every role as a prompt, on the questions of its domain: as system prompt and as prefix.
+
+        Where the chat template refuses system prompts, the two are one.
+        """
+        frames = []
+        for role in self.roles:
+            domain, text = self.places[role], PROMPT.format(role=role)
+            forms: dict[str, dict[str, Any]] = {"prefix": {"prefix": f"{text}\n\n"}}
+            if self.lens.chat.takes_system:
+                forms["system"] = {"system": text}
+            for form, said in forms.items():
+                told = evaluate(self.lens, self.test.domain(domain), method=self.method, **said)
+                frames.append(answered(role, before.domain(domain), told).assign(form=form))
+        return frames
