@@ -86,6 +86,24 @@ def added(
 
 
 @contextmanager
+def replaced(model: Any, layer: int, vector: Tensor, where: list[int]) -> Iterator[None]:
+    """Put ``vector``, with the norm of what stands there, in place of what enters a block."""
+
+    def change(x: Tensor) -> Tensor:
+        x = x.clone()
+        for position in where:
+            x[:, position] = vector / vector.norm() * x[:, position].norm(dim=-1, keepdim=True)
+        return x
+
+    hook = _on_input(change)
+    handle = blocks(model)[layer].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def ablated(model: Any, vector: Tensor, where: slice | list[int] = slice(None)) -> Iterator[None]:
     """Remove a direction from block inputs and from what attention and MLP add to the stream."""
     unit = vector / vector.norm()

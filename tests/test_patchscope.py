@@ -1,27 +1,175 @@
 import pytest
+import torch
 
 import oracles
 import rolelens as rl
 import tiny
+from conftest import Variant
+from rolelens.patchscope import (
+    IDENTITY,
+    Addition,
+    LogitLens,
+    NearestPrompts,
+    Reader,
+    SelfIE,
+    TokenIdentity,
+)
 
 
-def test_a_reading_is_plain_steered_text(lens: rl.Lens, architecture: str) -> None:
-    vectors = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+@pytest.fixture
+def vectors(lens: rl.Lens) -> rl.RoleVectors:
+    return rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+
+
+def decoded(tokenizer, ids: list[int]) -> str:
+    ends = [n for n, i in enumerate(ids) if i in (1, 3)]
+    return tokenizer.decode(ids[: ends[0] if ends else None], skip_special_tokens=True).strip()
+
+
+def test_a_reading_is_plain_steered_text(
+    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+) -> None:
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
-    readings = rl.patchscope(lens, [vectors.at(1), vectors.at(3)], alpha=3.0, max_new_tokens=6)
+    reader = Addition(3.0, max_new_tokens=6)
+    readings = rl.patchscope(lens, [vectors.at(1), vectors.at(3)], reader)
     ids = oracles.chat_ids(tokenizer, "What does ♦ represent?")
     for reading, layer in zip(readings, (1, 3), strict=True):
         with oracles.added(model, layer, 3 * vectors.at(layer).vector):
             new = oracles.greedy(model, ids, 6)
-        ends = [n for n, i in enumerate(new) if i in (1, 3)]
-        expected = tokenizer.decode(new[: ends[0] if ends else None], skip_special_tokens=True)
-        assert reading.text == expected.strip()
+        assert reading.text == decoded(tokenizer, new)
         assert reading.baseline == lens.generate([reading.prompt], max_new_tokens=6)[0]
-    alone = rl.patchscope(lens, vectors.at(3), alpha=3.0, max_new_tokens=6)
+    alone = rl.patchscope(lens, vectors.at(3), reader)
     assert alone.text == readings[1].text
     assert alone.direction.layer == 3
+    assert isinstance(reader, Reader)
 
 
-def test_nothing_to_read_is_refused(llama: rl.Lens) -> None:
+def test_token_identity_is_plain_replacement(
+    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    several = [vectors.at(1), vectors.at(3), vectors.at(2, -3)]
+    readings = rl.patchscope(lens, several, TokenIdentity(max_new_tokens=6))
+    ids = [tokenizer.bos_token_id, *tokenizer(IDENTITY).input_ids]  # as TransformerLens does
+    plain = decoded(tokenizer, oracles.greedy(model, ids, 6))
+    for reading, d in zip(readings, several, strict=True):
+        with oracles.replaced(model, d.layer, d.vector, [len(ids) - 1]):
+            new = oracles.greedy(model, ids, 6)
+        assert reading.text == decoded(tokenizer, new)
+        assert reading.baseline == plain
+    elsewhere = rl.patchscope(lens, several, TokenIdentity(0, max_new_tokens=6))
+    for reading, d in zip(elsewhere, several, strict=True):
+        with oracles.replaced(model, 0, d.vector, [len(ids) - 1]):
+            assert reading.text == decoded(tokenizer, oracles.greedy(model, ids, 6))
+
+
+def test_selfie_replaces_the_placeholders(
+    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+) -> None:
+    model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
+    reader = SelfIE(1, ("Sure, it", "It"), placeholders=3, max_new_tokens=5)
+    d = vectors.at(3)
+    (reading,) = rl.patchscope(lens, [d], reader)
+    start = oracles.chat_ids(tokenizer, "_ _ _")
+    places = [n for n, i in enumerate(start) if tokenizer.decode([i]).strip() == "_"]
+    assert len(places) == 3
+    lines = []
+    for begun in ("Sure, it", "It"):
+        ids = start + tokenizer(begun, add_special_tokens=False).input_ids
+        with oracles.replaced(model, 1, d.vector, places):
+            lines.append(decoded(tokenizer, oracles.greedy(model, ids, 5)))
+    assert reading.text == "\n".join(lines)
+    assert reading.baseline != reading.text or lines[0] == reading.baseline.split("\n")[0]
+
+
+def test_the_logit_lens_is_the_models_own_unembedding(
+    lens: rl.Lens, variant: Variant, vectors: rl.RoleVectors
+) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
+    d = vectors.at(3)
+    inner = model.transformer if hasattr(model, "transformer") else model.model
+    norm = next(
+        getattr(inner, name) for name in ("norm", "ln_f", "final_layernorm") if hasattr(inner, name)
+    )
+    with torch.no_grad():
+        logits = model.lm_head(norm(d.vector))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    table = LogitLens(4).table(lens, [d])
+    for end, largest in (("top", True), ("bottom", False)):
+        values, tokens = logits.topk(4, largest=largest)
+        own = table[table["end"] == end]
+        assert own["token"].tolist() == [tokenizer.decode([int(i)]) for i in tokens]
+        assert own["logit"].tolist() == pytest.approx(values.tolist(), rel=1e-3, abs=1e-4)
+    (reading,) = rl.patchscope(lens, [d], LogitLens(4))
+    top = table.loc[table["end"] == "top", "token"].str.strip()
+    assert reading.text == ", ".join(top)
+
+
+def test_the_nearest_prompts_project_highest(llama: rl.Lens) -> None:
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+    several = [vectors.at(3, -1), vectors.at(1, -2)]
+    prompts = tiny.PROMPTS + tiny.OTHERS
+    readings = rl.patchscope(llama, several, NearestPrompts(prompts, 2))
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    for reading, d in zip(readings, several, strict=True):
+        at = {
+            prompt: float(
+                oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))[d.layer, d.position]
+                @ d.vector
+            )
+            for prompt in prompts
+        }
+        order = sorted(at, key=at.__getitem__)
+        assert reading.text.split("\n") == order[:-3:-1]
+        assert reading.baseline.split("\n") == order[:2]
+
+
+READERS = [
+    Addition(5.0, max_new_tokens=5),
+    TokenIdentity(max_new_tokens=5),
+    TokenIdentity(2, max_new_tokens=5, temperature=0.7, seed=3),
+    SelfIE(1, max_new_tokens=5),
+    LogitLens(),
+    NearestPrompts(tiny.PROMPTS),
+]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: type(reader).__name__)
+def test_many_are_read_as_one_by_one(llama: rl.Lens, reader: Reader) -> None:
+    found = rl.role_vectors(llama, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.OTHERS[1:])
+    several = [found.direction(role, layer, -1) for role in "ab" for layer in (1, 2, 3)]
+    together = [reading.text for reading in rl.patchscope(llama, several, reader)]
+    if getattr(reader, "temperature", 0.0) == 0:
+        assert together == [rl.patchscope(llama, d, reader).text for d in several]
+    assert together == [reading.text for reading in rl.patchscope(llama, several, reader)]
+
+
+def test_what_all_prompts_share_runs_once(llama: rl.Lens, monkeypatch) -> None:
+    """Before the replaced token, one row; from there on, all of them."""
+    d = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2)
+    seen: list[tuple[int, ...]] = []
+
+    def look(x, hook):
+        seen.append(tuple(x.shape[:2]))
+
+    with llama.model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", look)]):
+        rl.patchscope(llama, [d] * 4, TokenIdentity(max_new_tokens=3))
+    n = len(tiny.tokenizer()(IDENTITY).input_ids)  # and a beginning-of-sequence token
+    assert seen[:4] == [(1, n), (4, 1), (4, 1), (4, 1)]
+
+
+def test_bad_readings_are_refused(llama: rl.Lens) -> None:
+    d = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2)
+    for reader, sentence in (
+        (TokenIdentity(9), "layer is 9; tiny-Llama has layers 0 to 3"),
+        (SelfIE(begun=()), "at least one placeholder and one beginning"),
+        (NearestPrompts(tiny.PROMPTS, 99), "n is 99; there are"),
+        (LogitLens(0), "n is 0"),
+    ):
+        with pytest.raises(rl.InputError, match=sentence):
+            rl.patchscope(llama, [d], reader)
     with pytest.raises(rl.InputError, match="no directions to read"):
         rl.patchscope(llama, [])
+    with pytest.raises(rl.InputError, match="raw prompts have no answers"):
+        llama.generate(["a"], raw=True, system="Be kind.")

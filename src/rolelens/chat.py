@@ -81,6 +81,13 @@ class ChatFormat:
         """Token ids of the rendered prompt."""
         return self._encode(self.render(prompt, system))
 
+    def raw_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text outside any conversation.
+
+        A beginning-of-sequence token stands before it, as everywhere in TransformerLens.
+        """
+        return tuple(self._tokenizer(text, add_special_tokens=True).input_ids)
+
     def ids_with_answer(
         self, prompt: str, answer: str, system: str | None = None
     ) -> tuple[tuple[int, ...], int]:

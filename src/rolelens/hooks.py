@@ -5,7 +5,8 @@ raw ``model.run_with_hooks(..., fwd_hooks=...)`` alike; several lists are joined
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import SITES, Hook, HookFn, RowHooks, Selection, running, selected
 from rolelens.vectors import Direction, Source, check_sources
+from rolelens.vectors.direction import RESID_PRE
 
 
 @runtime_checkable
@@ -74,32 +76,87 @@ def add_rows(
     Returns:
         What the ``hooks=`` of a Lens takes: from the rows of a batch, their hook list.
     """
-    if not directions:
-        raise InputError("there are no directions; pass one for each prompt.")
-    if len(directions) != len(alphas):
-        raise InputError(f"{len(directions)} directions and {len(alphas)} alphas do not pair up.")
-    for direction in directions:
-        check_sources(directions[0].source, direction.source)
+    _paired(directions, alphas, "alphas")
     deltas = [delta(d, alpha) for d, alpha in zip(directions, alphas, strict=True)]
+    names = [_hook_name(direction) for direction in directions]
 
-    def for_rows(rows: Int[Tensor, " row"]) -> list[Hook]:
+    def adder(rows: list[int | None]) -> HookFn:
+        zero = torch.zeros_like(deltas[0])
+        here = torch.stack([zero if row is None else deltas[row] for row in rows])
+        return _adder(here, tokens, directions[0].source)
+
+    return ByRow(names, adder)
+
+
+def replace_rows(
+    directions: Sequence[Direction],
+    layers: Sequence[int],
+    *,
+    tokens: Sequence[int],
+    scale: float | None = None,
+) -> RowHooks:
+    """Put a direction in the place of the residual stream, another one for every prompt.
+
+    Args:
+        directions: one for each prompt; zero directions leave it as it is.
+        layers: the block whose input is replaced, one for each prompt.
+        tokens: absolute positions that are replaced.
+        scale: norm of what is put there; by default that of what it replaces, at each token.
+
+    Returns:
+        What the ``hooks=`` of a Lens takes.
+    """
+    _paired(directions, layers, "layers")
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"scale is {scale}; it has to be a norm above 0.")
+
+    def replacer(rows: list[int | None]) -> HookFn:
+        zero = torch.zeros_like(directions[0].vector)
+        units = torch.stack([zero if row is None else directions[row].unit for row in rows])
+        replaced = (units.norm(dim=-1) > 0)[:, None, None]
+
+        def replace(x: Tensor, hook: Any) -> Tensor:
+            now = running.get()
+            check_sources(directions[0].source, now.source if now else None)
+            _check_width(x, units[0])
+            norm = x.norm(dim=-1, keepdim=True) if scale is None else scale
+            new = torch.where(replaced.to(x.device), norm * units.to(x)[:, None, :], x)
+            return _where(x, new, tokens)
+
+        return replace
+
+    names = [f"blocks.{layer}.hook_{RESID_PRE}" for layer in layers]
+    return ByRow(names, replacer, first=min(tokens, default=0))
+
+
+@dataclass(frozen=True)
+class ByRow:
+    """Hooks that do something else in every row.
+
+    Attributes:
+        names: the hook of each prompt.
+        make: makes a hook, given for every row of a batch which prompt it is, or None where
+            another hook is its own.
+        first: no token before this one is edited.
+    """
+
+    names: Sequence[str]
+    make: Callable[[list[int | None]], HookFn]
+    first: int = 0
+
+    def __call__(self, rows: Int[Tensor, " row"]) -> list[Hook]:
+        """The hook list of some rows."""
         chosen = rows.tolist()
-        if max(chosen) >= len(directions):
+        if max(chosen) >= len(self.names):
             raise InputError(
-                f"prompt {max(chosen)} has no direction; there are {len(directions)}, and every "
+                f"prompt {max(chosen)} has no direction; there are {len(self.names)}, and every "
                 "prompt needs one."
             )
-        hooks = []
-        for name in sorted({_hook_name(directions[i]) for i in chosen}):
-            here = [
-                deltas[i] if _hook_name(directions[i]) == name else torch.zeros_like(deltas[i])
-                for i in chosen
-            ]
-            source = directions[chosen[0]].source
-            hooks.append((name, _adder(torch.stack(here), tokens, source)))
-        return hooks
-
-    return for_rows
+        used = sorted({self.names[row] for row in chosen})
+        return [
+            (name, self.make([row if self.names[row] == name else None for row in chosen]))
+            for name in used
+        ]
 
 
 def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") -> list[Hook]:
@@ -148,6 +205,15 @@ def delta(
             "take it from rl.role_vectors, or use unit='raw'."
         )
     return direction.unit * (alpha * direction.resid_norm)
+
+
+def _paired(directions: Sequence[Direction], values: Sequence[Any], name: str) -> None:
+    if not directions:
+        raise InputError("there are no directions; pass one for each prompt.")
+    if len(directions) != len(values):
+        raise InputError(f"{len(directions)} directions and {len(values)} {name} do not pair up.")
+    for direction in directions:
+        check_sources(directions[0].source, direction.source)
 
 
 def _hook_name(direction: Direction) -> str:

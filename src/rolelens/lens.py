@@ -106,6 +106,7 @@ class Lens(Shown):
         answers: Sequence[str] | None = None,
         *,
         system: str | None = None,
+        raw: bool = False,
     ) -> Tokens:
         """Render prompts in the chat format and tokenize them.
 
@@ -113,10 +114,11 @@ class Lens(Shown):
             prompts: what the user says.
             answers: an answer to each, appended where the model's own would begin.
             system: a system prompt for all of them.
+            raw: take the prompts as texts that stand alone, without the chat format.
 
         Raises:
             InputError: no prompts, something that is not a text, or a prompt that does not fit
-                into the context.
+                into the context; raw prompts with answers or a system prompt.
         """
         if isinstance(prompts, str):
             raise InputError(f"prompts is the text {prompts[:40]!r}; pass a list of texts.")
@@ -125,7 +127,14 @@ class Lens(Shown):
         for prompt in prompts:
             if not isinstance(prompt, str) or not prompt.strip():
                 raise InputError(f"{prompt!r} is not a prompt; every prompt has to be a text.")
-        if answers is None:
+        if raw:
+            if answers is not None or system is not None:
+                raise InputError(
+                    "raw prompts have no answers and no system prompt; leave them out."
+                )
+            ids = [self.chat.raw_ids(prompt) for prompt in prompts]
+            lengths = [len(sequence) for sequence in ids]
+        elif answers is None:
             ids = [self.chat.ids(prompt, system) for prompt in prompts]
             lengths = [len(sequence) for sequence in ids]
         else:
@@ -138,7 +147,7 @@ class Lens(Shown):
                     f"the prompt {prompt[:40]!r}... has {len(sequence)} tokens and {self.name} "
                     f"reads at most {self.n_ctx}; shorten it."
                 )
-        return Tokens(tuple(ids), tuple(lengths), self.chat.n_post, self.source)
+        return Tokens(tuple(ids), tuple(lengths), 0 if raw else self.chat.n_post, self.source)
 
     @contextmanager
     def steered(self, hooks: Sequence[Hook]) -> Iterator["Lens"]:
@@ -158,6 +167,8 @@ class Lens(Shown):
         top_p: float = 1.0,
         seed: int = 0,
         system: str | None = None,
+        begun: str = "",
+        raw: bool = False,
         cache: bool = True,
     ) -> list[str]:
         """Answer each prompt.
@@ -170,12 +181,21 @@ class Lens(Shown):
             top_p: nucleus, for temperatures above 0.
             seed: of the sampling; an answer depends on its place in the list, not on the others.
             system: a system prompt for all of them.
+            begun: how every answer begins; steered as generated, and not part of what is returned.
+            raw: continue the prompts as texts that stand alone, without the chat format.
             cache: keep keys and values between tokens; the text is the same without, and slower.
 
         Returns:
             The answers, without the prompts.
         """
-        tokens = self.tokenize(prompts, system=system)
+        begins = [begun] * len(prompts) if begun else None
+        tokens = self.tokenize(prompts, begins, system=system, raw=raw)
+        pairs = zip(tokens.ids, tokens.prompt_lengths, strict=True)
+        if len({len(ids) - length for ids, length in pairs}) > 1:
+            raise InputError(
+                f"begun is {begun!r}, which is not the same tokens after every prompt; begin it "
+                "with a new line, or answer the prompts one by one."
+            )
         answers = [""] * len(prompts)
         for batch in forward.batches(tokens, same_prompt_length=True):
             steps = self._decode(

@@ -19,7 +19,7 @@ from rolelens.cli.options import (
     tell,
 )
 from rolelens.errors import unknown as unknown_name
-from rolelens.patchscope import PROMPT
+from rolelens.patchscope import PROMPT, Addition
 from rolelens.patchscope import patchscope as read
 from rolelens.vectors import RoleVectors
 
@@ -91,13 +91,8 @@ def patchscope(
     """Read a vector as text: add it at a question about nothing."""
     with plainly(silent):
         direction = RoleVectors.load(vectors)[role].at(layer, position)
-        reading = read(
-            loading.load(model),
-            direction,
-            alpha=alpha,
-            prompt=prompt,
-            max_new_tokens=max_new_tokens,
-        )
+        reader = Addition(alpha, prompt, max_new_tokens=max_new_tokens)
+        reading = read(loading.load(model), direction, reader)
         content = {"prompt": prompt, "unsteered": reading.baseline, "steered": reading.text}
         text = f"{prompt}\n\nunsteered: {reading.baseline}\n\nsteered: {reading.text}"
         tell(as_json, content, text)

@@ -23,6 +23,7 @@ from rolelens.forward.passes import (
     decode,
     next_token_logits,
     probe,
+    unembed,
 )
 from rolelens.forward.plain import Plain, cells, resumes
 from rolelens.forward.selection import Running, Selection, running, selected
@@ -65,4 +66,5 @@ __all__ = [
     "running",
     "selected",
     "steady_memory",
+    "unembed",
 ]

@@ -114,12 +114,17 @@ def decode(
         batch: prompts of equal length.
         pick: chooses the next token of each row from its logits and the ids so far.
         max_new_tokens: how many steps at most.
-        hooks: what is done to the stream, at the prompt and at every new token.
+        hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
+            with a ``first`` edited token, what all prompts share before it runs once.
         cache: keep keys and values; without, every step runs the whole sequence again.
     """
     ids = batch.ids.to(model.cfg.device)
-    kept = models.new_cache(model, len(batch.rows)) if cache else None
-    start = 0
+    start = _untouched(batch, hooks) if cache else 0
+    kept = models.new_cache(model, 1 if start else len(batch.rows)) if cache else None
+    if start:
+        with steered(model, batch, (), (), width=start):
+            models.run(model, ids[:1, :start], kept, last_only=True)
+        models.select_rows(kept, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
     for _ in range(max_new_tokens):
         with steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
             logits = models.run(model, ids[:, start:], kept, last_only=True)
@@ -127,6 +132,13 @@ def decode(
         start = ids.shape[1] if cache else 0
         ids = torch.cat([ids, chosen[:, None]], dim=1)
         yield chosen
+
+
+def _untouched(batch: Batch, hooks: Hooks) -> int:
+    """Tokens at the beginning that are the same in all prompts and that no hook edits."""
+    first = min(getattr(hooks, "first", 0), batch.ids.shape[1] - 1)
+    same = (batch.ids == batch.ids[:1]).all(dim=0)[:first]
+    return int(same.int().cumprod(dim=0).sum())
 
 
 @contextmanager
@@ -219,7 +231,7 @@ _unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def unembed(
-    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None
+    model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None = None
 ) -> Float[Tensor, "n token"]:
     """Unembed single vectors, where this gives the model's own logits."""
     probe(model)
