@@ -1,6 +1,24 @@
 """Vectors read as text, and whether the text says more than chance."""
 
 from rolelens.patchscope.inspect import LogitLens, NearestPrompts
+from rolelens.patchscope.judges import (
+    QUESTION,
+    Asked,
+    Embedding,
+    Judge,
+    Overlap,
+    YesNo,
+    judged,
+    vocabulary,
+)
+from rolelens.patchscope.rates import (
+    Calibration,
+    agreement,
+    calibrate,
+    confusion,
+    rates,
+    verdicts,
+)
 from rolelens.patchscope.readers import (
     IDENTITY,
     PROMPT,
@@ -15,12 +33,26 @@ from rolelens.patchscope.readers import (
 __all__ = [
     "IDENTITY",
     "PROMPT",
+    "QUESTION",
     "Addition",
+    "Asked",
+    "Calibration",
+    "Embedding",
+    "Judge",
     "LogitLens",
     "NearestPrompts",
+    "Overlap",
     "Reader",
     "Reading",
     "SelfIE",
     "TokenIdentity",
+    "YesNo",
+    "agreement",
+    "calibrate",
+    "confusion",
+    "judged",
     "patchscope",
+    "rates",
+    "verdicts",
+    "vocabulary",
 ]
