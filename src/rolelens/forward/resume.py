@@ -136,6 +136,7 @@ def resume(
         torch.no_grad(),
         _passed_over(model, layer),
         model.hooks(fwd_hooks=[*own, *hooks, *readers]),
+        _bare_norms(model, layer),
         until_stop(),
     ):
         model(given, return_type="logits", **kwargs)
@@ -202,6 +203,27 @@ def _passed_over(model: Any, below: int) -> Iterator[None]:
     finally:
         for block in passed:
             block.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _bare_norms(model: Any, start: int) -> Iterator[None]:
+    """Let norms without hooks give what they wrap, without what their hooks would have seen."""
+    bare = []
+    try:
+        for block in list(model.blocks)[start:]:
+            for norm in block.modules():
+                if getattr(norm, "use_native_layernorm_autograd", False) and not _hooked(norm):
+                    norm.__dict__["forward"] = norm.original_component.forward
+                    bare.append(norm)
+        yield
+    finally:
+        for norm in bare:
+            norm.__dict__.pop("forward", None)
+
+
+def _hooked(module: Any) -> bool:
+    points = (module.hook_in, module.hook_out, module.hook_scale, module.hook_normalized)
+    return any(point.fwd_hooks or point.bwd_hooks for point in points)
 
 
 def _unchanged(*args: Any, **kwargs: Any) -> Any:
