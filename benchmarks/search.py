@@ -18,17 +18,19 @@ from rolelens import scoring
 
 N_ROLES = 10
 SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16], "positions": [-5, -3, -1]}
-KINDS = (("all", "letter", 32),)
+KINDS = (("all", "letter", 32), ("post-instruction", "letter", 128))
 COSTED = ("psychology",)
 COUNTED = 8
 """One question in so many is counted for the loop; its operations go with the tokens."""
 
 
-def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any) -> None:
+def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, only: list[str]) -> None:
     """Run a grid whole and by search; a line of the table for each way of scoring."""
-    print("| tokens | method | questions | cells | run exactly | regret (nats) |", end="")
-    print(" of best - median | of a random cell's regret | rho |\n" + "|---" * 9 + "|", flush=True)
-    for tokens, method, n in KINDS:
+    print(
+        "| tokens | method | questions | cells | run | of their questions | regret (nats) |", end=""
+    )
+    print(" of best - median | of a random cell's regret | rho |\n" + "|---" * 10 + "|", flush=True)
+    for tokens, method, n in (kind for kind in KINDS if kind[0] in only):
         questions = list(bench)[:n]
         options = {**SUBGRID, "tokens": tokens, "method": method}
         swept = rl.sweep(lens, vectors, questions, **options)
@@ -42,8 +44,10 @@ def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any) -> None:
             spread.append(top - cells["margin"].median())
             drawn.append(top - cells["margin"].mean())
         run = int((search.table["questions"] > 0).sum())
+        asked = search.table["questions"].sum() / (len(search.table) * n)
         print(
-            f"| {tokens} | {method} | {n} | {len(swept.grid.keys)} | {run} | {np.mean(lost):.4f} "
+            f"| {tokens} | {method} | {n} | {len(swept.grid.keys)} | {run} | {asked:.0%} "
+            f"| {np.mean(lost):.4f} "
             f"| {np.mean(lost) / np.mean(spread):.1%} | {np.mean(lost) / np.mean(drawn):.1%} "
             f"| {search.quality['rho'].median():.2f} |",
             flush=True,
@@ -85,6 +89,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paper", type=Path, help="a folder with the paper's prompts and split")
+    parser.add_argument("--only", default="all,post-instruction,cost")
     given = parser.parse_args()
     lens = rl.load("smollm2")
     if given.paper:
@@ -96,8 +101,10 @@ def main() -> None:
     layers = range(int(0.8 * lens.n_layers))
     own = {name: list(prompts)[:64] for name, prompts in roles.items()}
     vectors = rl.role_vectors(lens, own, base, layers=layers)
-    regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"))
-    cost(lens, vectors, bench, {name: str(prompts.domain) for name, prompts in roles.items()})
+    only = given.only.split(",")
+    regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"), only)
+    if "cost" in only:
+        cost(lens, vectors, bench, {name: str(prompts.domain) for name, prompts in roles.items()})
 
 
 if __name__ == "__main__":

@@ -113,3 +113,41 @@ def prompts(domain: str | None, n: int, seed: int = 0) -> list[str]:
     rng = random.Random(f"{domain} {seed}")
     mark = MARKS[domain] if domain else "*"
     return ["".join(rng.choices(FILLER, k=12)) + f" ({mark})" for _ in range(n)]
+
+
+CONCEPT = "Z"
+"""The token that the concept is written as."""
+
+
+def concept(seed: int = 0) -> Any:
+    """A Llama of four blocks in which ``#`` is a concept that ends as one token.
+
+    The first two attentions spread over the prompt what ``#`` says, the third MLP writes it as the
+    token. So a direction of the concept stands for that token from layer 3 on, and before it is
+    what the third block turns into it.
+    """
+    made = model(seed)
+    drawn = torch.Generator().manual_seed(seed)
+    tokenizer = tiny.tokenizer()
+
+    def token(text: str) -> int:
+        (found,) = tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    with torch.no_grad():
+        for name, weights in made.named_parameters():
+            if "norm" not in name and "embed" not in name:
+                weights.zero_()
+        head = made.lm_head.weight
+        head[:, list(REST)] = 0.3 * torch.randn(len(head), len(REST), generator=drawn)
+        head[token(CONCEPT)] = 0.0
+        head[token(CONCEPT), GIVES[0]] = 1.0
+        for layer, source, gain in ((0, SAYS_MARK[0], 8.0), (1, HOLDS_MARK[0], 1.5)):
+            attention = made.model.layers[layer].self_attn
+            attention.v_proj.weight.copy_(torch.eye(D))
+            attention.o_proj.weight[HOLDS_MARK[0], source] = gain
+        mlp = made.model.layers[2].mlp
+        mlp.gate_proj.weight[0, HOLDS_MARK[0]] = 4.0
+        mlp.up_proj.weight[0, HOLDS_MARK[0]] = 4.0
+        mlp.down_proj.weight[GIVES[0], 0] = 4.0
+    return made

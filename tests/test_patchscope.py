@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import oracles
+import planted
 import rolelens as rl
 import tiny
 from conftest import Variant
@@ -143,6 +144,46 @@ def test_many_are_read_as_one_by_one(llama: rl.Lens, reader: Reader) -> None:
     if getattr(reader, "temperature", 0.0) == 0:
         assert together == [rl.patchscope(llama, d, reader).text for d in several]
     assert together == [reading.text for reading in rl.patchscope(llama, several, reader)]
+
+
+@pytest.fixture(scope="module")
+def concept() -> tuple[rl.Lens, rl.RoleVectors]:
+    """A model with a concept written into its weights, and the vectors of the concept."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        "concept", hf_model=planted.concept(), tokenizer=tiny.tokenizer(), device="cpu"
+    )
+    lens = rl.Lens(bridge)
+    role = {"concept": planted.prompts("math", 24)}
+    return lens, rl.role_vectors(lens, role, planted.prompts(None, 24))
+
+
+@pytest.mark.parametrize(
+    ("reader", "layers"),
+    [
+        (TokenIdentity(max_new_tokens=1), (1, 2, 3)),
+        (SelfIE(1, ("Sure",), max_new_tokens=1), (1, 2)),
+        (LogitLens(1), (3,)),
+    ],
+    ids=("identity", "selfie", "logit lens"),
+)
+def test_a_planted_concept_is_read_where_it_is_one(concept, reader, layers) -> None:
+    lens, vectors = concept
+    for layer in layers:
+        (reading,) = rl.patchscope(lens, [vectors["concept"].at(layer)], reader)
+        assert reading.text == planted.CONCEPT, layer
+    if isinstance(reader, LogitLens):
+        for layer in (1, 2):
+            (reading,) = rl.patchscope(lens, [vectors["concept"].at(layer)], reader)
+            assert reading.text != planted.CONCEPT, layer
+    else:
+        assert reading.baseline != planted.CONCEPT
+    d = vectors["concept"].at(layers[-1])
+    noise = [d.random_like(seed) for seed in range(60)]
+    said = [reading.text for reading in rl.patchscope(lens, noise, reader)]
+    _, high = rl.stats.wilson(sum(text == planted.CONCEPT for text in said), 60)
+    assert high < 0.2, said
 
 
 def test_what_all_prompts_share_runs_once(llama: rl.Lens, monkeypatch) -> None:

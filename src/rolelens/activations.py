@@ -327,7 +327,6 @@ def _contrast(
     ``sums`` take in the sets of their name on the way.
     """
     layers, positions = _grid(lens, layers, positions)
-    forward.steady_memory()
     norm = RunningMean()
     means = {name: RunningMean() for name in tokens}
     place = [(name, n) for name, own in tokens.items() for n in range(len(own))]
@@ -341,6 +340,7 @@ def _contrast(
                 sums[name].add(x[own], torch.tensor([place[row][1] for row in rows[own]]))
             if name == "base":
                 norm.add(x[own].double().norm(dim=-1))
+        forward.release_memory()
     nu = means.pop("base").mean
     return RoleVectors(
         directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),

@@ -14,7 +14,7 @@ from rolelens.forward.models import (
     end_ids,
     fingerprint,
     is_centred,
-    steady_memory,
+    release_memory,
 )
 from rolelens.forward.passes import (
     Hooks,
@@ -61,10 +61,10 @@ __all__ = [
     "is_centred",
     "next_token_logits",
     "probe",
+    "release_memory",
     "residual_stream",
     "resumes",
     "running",
     "selected",
-    "steady_memory",
     "unembed",
 ]

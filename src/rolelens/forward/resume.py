@@ -137,6 +137,7 @@ def resume(
         _passed_over(model, layer),
         model.hooks(fwd_hooks=[*own, *hooks, *readers]),
         _bare_norms(model, layer),
+        _narrow_mlp(model, read, start.shape[1]),
         until_stop(),
     ):
         model(given, return_type="logits", **kwargs)
@@ -219,6 +220,30 @@ def _bare_norms(model: Any, start: int) -> Iterator[None]:
     finally:
         for norm in bare:
             norm.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _narrow_mlp(model: Any, read: Int[Tensor, "row read"] | None, width: int) -> Iterator[None]:
+    """Let the last MLP run where the residual stream is read; nothing reads its other outputs."""
+    wrapped = getattr(model.blocks[model.cfg.n_layers - 1].mlp, "original_component", None)
+    if wrapped is None or read is None or read.shape[1] >= width:
+        yield
+        return
+    whole = wrapped.forward
+
+    def narrow(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = whole(gather(x, read), *args, **kwargs)
+        if not isinstance(found, Tensor):  # a mixture of experts gives more than its output
+            return whole(x, *args, **kwargs)
+        out = found.new_zeros(*x.shape[:2], found.shape[-1])
+        out[torch.arange(len(x), device=x.device)[:, None], read.to(x.device)] = found
+        return out
+
+    wrapped.__dict__["forward"] = narrow
+    try:
+        yield
+    finally:
+        wrapped.__dict__.pop("forward", None)
 
 
 def _hooked(module: Any) -> bool:

@@ -105,6 +105,7 @@ class Engine:
                     ) from error
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        forward.release_memory()
         return self.parts[piece.group].logprobs(read), time.perf_counter() - begun
 
     def _prompts(self, group: int) -> Shared | Plain:

@@ -1,0 +1,67 @@
+"""The look that all figures have."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+# Okabe-Ito: told apart with every common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
+WIDTH = 800
+
+
+def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
+    """Give a figure the look that all have."""
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "font": {"size": 16}, "x": 0, "xref": "paper", "xanchor": "left"},
+        font={"size": 13},
+        width=WIDTH,
+        height=height,
+        margin={"l": 80, "r": 30, "t": 80, "b": 60},
+    )
+    return figure
+
+
+def line(name: str, layers: list[int], values: list[float], n: int, label: str) -> go.Scatter:
+    """A line of one role; beyond eight, colours come back with another dash."""
+    return go.Scatter(
+        x=layers,
+        y=values,
+        name=name,
+        legendgroup=name,
+        mode="lines+markers",
+        line={
+            "color": COLOURS[n % len(COLOURS)],
+            "dash": DASHES[n // len(COLOURS) % len(DASHES)],
+        },
+        marker={"size": 5},
+        hovertemplate=f"layer %{{x}}: {label} %{{y:.3f}}<extra>{name}</extra>",
+    )
+
+
+def cells(frame: pd.DataFrame) -> go.Heatmap:
+    """A heatmap of a table, on the colour axis of the figure."""
+    return go.Heatmap(
+        z=frame.to_numpy(),
+        x=[str(name) for name in frame.columns],
+        y=[str(name) for name in frame.index],
+        coloraxis="coloraxis",
+        hovertemplate="%{x}, %{y}: %{z:.3f}<extra></extra>",
+    )
+
+
+def panel(
+    frame: pd.DataFrame, label: str, scale: str, ends: tuple[float | None, float | None]
+) -> go.Figure:
+    """A figure of one heatmap."""
+    figure = go.Figure(cells(frame))
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category")
+    figure.update_layout(coloraxis=coloraxis(label, scale, ends))
+    return figure
+
+
+def coloraxis(label: str, scale: str, ends: tuple[float | None, float | None]) -> dict[str, object]:
+    """A colour axis with a label and ends."""
+    return {"colorscale": scale, "cmin": ends[0], "cmax": ends[1], "colorbar": {"title": label}}
