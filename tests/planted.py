@@ -147,7 +147,7 @@ def concept(seed: int = 0) -> Any:
             attention.v_proj.weight.copy_(torch.eye(D))
             attention.o_proj.weight[HOLDS_MARK[0], source] = gain
         mlp = made.model.layers[2].mlp
-        mlp.gate_proj.weight[0, HOLDS_MARK[0]] = 4.0
-        mlp.up_proj.weight[0, HOLDS_MARK[0]] = 4.0
-        mlp.down_proj.weight[GIVES[0], 0] = 4.0
+        mlp.gate_proj.weight[0, HOLDS_MARK[0]] = 1.0
+        mlp.up_proj.weight[0, HOLDS_MARK[0]] = 1.0
+        mlp.down_proj.weight[GIVES[0], 0] = 0.03
     return made

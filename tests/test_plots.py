@@ -4,7 +4,9 @@ import torch
 
 import rolelens as rl
 import tiny
+from rolelens.patchscope import confusion, rates
 from rolelens.stats import Separation
+from rolelens.vectors import geometry
 from test_scoring import QUESTIONS
 
 RESULT = Separation("lawyer", (0, 4, 8), (0.5, 0.7, 0.9), (0.5, 0.6, 0.85), (0.5, 0.8, 0.95))
@@ -76,3 +78,53 @@ def test_what_cannot_be_drawn_is_refused(swept: rl.Sweep) -> None:
         rl.plots.heatmap(swept, "c")
     with pytest.raises(rl.InputError, match="no column 'marginn'; did you mean 'margin'"):
         rl.plots.heatmap(swept, "a", "marginn")
+
+
+def test_geometry_is_drawn_as_computed() -> None:
+    from test_geometry import DOMAINS, made
+
+    vectors = made(shared=1.0, apart=1.0)
+    found = geometry.pca(vectors, 2, -1)
+    figure = rl.plots.pca(found, DOMAINS)
+    assert [trace.name for trace in figure.data] == ["x", "y"]
+    drawn = {role: x for trace in figure.data for role, x in zip(trace.text, trace.x, strict=True)}
+    assert drawn == dict(zip(found.table["role"], found.table["x"], strict=True))
+    assert f"{found.explained[0]:.0%}" in figure.layout.xaxis.title.text
+    table = geometry.clustering(vectors, DOMAINS, permutations=10)
+    within, between = rl.plots.clustering(table).data
+    assert list(within.y) == table["within"].tolist()
+    assert list(between.y) == table["between"].tolist()
+    halves = geometry.reliability((vectors, made(1, shared=1.0)))
+    figure = rl.plots.reliability(halves, "own")
+    assert [trace.name for trace in figure.data] == list(vectors.roles)
+    assert list(figure.data[1].y) == halves.loc[halves["role"] == "b", "own"].tolist()
+    with pytest.raises(rl.InputError, match="no column 'mean'"):
+        rl.plots.reliability(halves, "mean")
+    cosines = geometry.agreement(vectors)
+    panel = rl.plots.agreement(cosines, vectors.layers).data[0]
+    assert panel.z[0][1] == pytest.approx(float(cosines[0, 1]))
+    assert list(panel.x) == ["1", "2", "3"]
+
+
+def test_the_learning_curve_has_its_band() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    role, base = (torch.randn(40, 8, generator=drawn) + shift for shift in (1, 0))
+    table = geometry.learning_curve(role, base, (4, 8, 16))
+    band, curve = rl.plots.learning_curve(table).data
+    assert list(curve.y) == table["cosine"].tolist()
+    assert list(band.y) == table["high"].tolist() + table["low"].tolist()[::-1]
+
+
+def test_rates_and_confusion_are_drawn_as_computed() -> None:
+    from test_rates import GOOD, Named, readings
+
+    table = rates(readings(), Named(), GOOD)
+    own, nulls, others = rl.plots.rates(table).data
+    assert list(own.y) == [*dict.fromkeys(table["role"])]
+    assert list(own.x) == table["rate"].tolist()
+    assert list(own.error_x.array) == (table["high"] - table["rate"]).tolist()
+    assert nulls.x[0] == table["nulls"].iloc[0]
+    assert list(others.x) == table["mismatched"].tolist()
+    square = confusion(readings()[:-2], Named())
+    panel = rl.plots.confusion(square).data[0]
+    assert panel.z.tolist() == square.to_numpy().tolist()

@@ -166,7 +166,7 @@ def _effect(
     layers = sorted({round(depth * lens.n_layers) for depth in SWEEP_DEPTHS})
     say(
         f"Sweep of {vectors.roles[0]} over layers {layers} on {len(selection)} questions, then "
-        f"the best cell on {len(test)} others (4 minutes)"
+        f"the best cell on {len(test)} others (2 minutes)"
     )
     swept = sweep(
         lens, vectors, selection, layers=layers, positions=[-1], alphas=[1.0], method="cloze"

@@ -1,0 +1,33 @@
+"""Plotly figures of numbers computed elsewhere."""
+
+from rolelens.plots.readings import confusion, rates
+from rolelens.plots.scores import heatmap, transfer
+from rolelens.plots.separation import projections, separation, separation_map
+from rolelens.plots.style import styled
+from rolelens.plots.vectors import (
+    agreement,
+    clustering,
+    cosines,
+    learning_curve,
+    norms,
+    pca,
+    reliability,
+)
+
+__all__ = [
+    "agreement",
+    "clustering",
+    "confusion",
+    "cosines",
+    "heatmap",
+    "learning_curve",
+    "norms",
+    "pca",
+    "projections",
+    "rates",
+    "reliability",
+    "separation",
+    "separation_map",
+    "styled",
+    "transfer",
+]

@@ -1,0 +1,52 @@
+"""Figures of what vectors read as."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from rolelens.plots.style import COLOURS, SEQUENTIAL, panel, styled
+
+
+def rates(table: pd.DataFrame) -> go.Figure:
+    """How often roles are read as themselves, from :func:`rolelens.patchscope.rates`.
+
+    Bars are 95 % intervals; beside them the rates of nulls and of mismatched roles.
+    """
+    roles = table["role"].tolist()
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            x=table["rate"],
+            y=roles,
+            mode="markers",
+            name="its own directions",
+            marker={"size": 9, "color": COLOURS[0]},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": table["high"] - table["rate"],
+                "arrayminus": table["rate"] - table["low"],
+            },
+        )
+    )
+    for n, (column, name) in enumerate((("nulls", "nulls"), ("mismatched", "other roles"))):
+        figure.add_trace(
+            go.Scatter(
+                x=table[column],
+                y=roles,
+                mode="markers",
+                name=name,
+                marker={"size": 9, "color": COLOURS[n + 1], "symbol": ("x", "diamond")[n]},
+            )
+        )
+    figure.update_xaxes(title="share read as the role", range=[-0.02, 1.02])
+    figure.update_yaxes(autorange="reversed", type="category")
+    title = "Directions read as their role, beside chance (bars: 95 %)"
+    return styled(figure, title, height=max(420, 160 + 24 * len(roles)))
+
+
+def confusion(table: pd.DataFrame) -> go.Figure:
+    """As which role each role is read, from :func:`rolelens.patchscope.confusion`."""
+    figure = panel(table, "share", SEQUENTIAL, (0.0, 1.0))
+    figure.update_xaxes(title="read as", tickangle=-45)
+    figure.update_yaxes(title="direction of", autorange="reversed")
+    return styled(figure, "As which role directions are read", height=260 + 22 * len(table))
