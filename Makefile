@@ -25,10 +25,13 @@ notebooks: $(STAMP)
 # paper's prompts and split.
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps steering-vectors==0.12.2
+	$(BIN)/python -m pip install --quiet -c constraints.txt lm_eval==0.4.13
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/sweep.py $(if $(MMLU),--mmlu $(MMLU))
 	$(BIN)/python benchmarks/search.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/calibration.py
+	$(if $(MMLU),$(BIN)/python benchmarks/harness.py --mmlu $(MMLU) $(if $(PAPER),--paper $(PAPER)))
 
 clean:
 	rm -rf $(VENV) runs

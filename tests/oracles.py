@@ -67,6 +67,17 @@ def _on_input(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 @contextmanager
+def _changed(model: Any, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Change what enters a block."""
+    hook = _on_input(change)
+    handle = blocks(model)[layer].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def added(
     model: Any, layer: int, delta: Tensor, where: slice | list[int] = slice(None)
 ) -> Iterator[None]:
@@ -77,12 +88,8 @@ def added(
         x[:, where] += delta
         return x
 
-    hook = _on_input(change)
-    handle = blocks(model)[layer].register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with _changed(model, layer, change):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -95,12 +102,8 @@ def replaced(model: Any, layer: int, vector: Tensor, where: list[int]) -> Iterat
             x[:, position] = vector / vector.norm() * x[:, position].norm(dim=-1, keepdim=True)
         return x
 
-    hook = _on_input(change)
-    handle = blocks(model)[layer].register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with _changed(model, layer, change):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -26,6 +26,12 @@ FILLER = "bcdfghjklmnp"
 """What makes questions differ; what else stands in them says nothing."""
 
 
+def token(text: str) -> int:
+    """The one token that a text is."""
+    (found,) = tiny.tokenizer()(text, add_special_tokens=False).input_ids
+    return found
+
+
 def model(seed: int = 0) -> Any:
     """A Llama of four blocks, of which the first attention and the third MLP do something."""
     config = transformers.LlamaConfig(
@@ -46,10 +52,6 @@ def model(seed: int = 0) -> Any:
     made = transformers.LlamaForCausalLM(config).eval()
     drawn = torch.Generator().manual_seed(seed)
     tokenizer = tiny.tokenizer()
-
-    def token(text: str) -> int:
-        (found,) = tokenizer(text, add_special_tokens=False).input_ids
-        return found
 
     with torch.no_grad():
         for name, weights in made.named_parameters():
@@ -128,11 +130,6 @@ def concept(seed: int = 0) -> Any:
     """
     made = model(seed)
     drawn = torch.Generator().manual_seed(seed)
-    tokenizer = tiny.tokenizer()
-
-    def token(text: str) -> int:
-        (found,) = tokenizer(text, add_special_tokens=False).input_ids
-        return found
 
     with torch.no_grad():
         for name, weights in made.named_parameters():

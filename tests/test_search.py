@@ -160,6 +160,16 @@ def test_a_poor_prediction_is_made_up_for_by_more_exact_cells(small) -> None:
     assert poor["run"].sum() > good["run"].sum()
 
 
+def test_what_a_poor_prediction_costs_is_bounded(small) -> None:
+    lens, _ = small
+    far = random_vectors(tiny.reference("Llama"), 2, (1, 2), 8.0)
+    alphas = [0.5 + 0.1 * n for n in range(40)]
+    found = rl.search(lens, far, QUESTIONS, layers=[1, 2], alphas=alphas, method="cloze").quality
+    assert (found["cells"] >= 80).all()
+    assert found["widened"].any()
+    assert (found["run"] <= 24).all()
+
+
 def test_roles_are_searched_on_their_own_domains(small) -> None:
     lens, vectors = small
     questions = [

@@ -40,6 +40,10 @@ RANDOM_SHARE = 1 / 4
 """Share of the first round that is drawn at random, to see how good the screen is."""
 GOOD = 0.5
 """Rank correlation of predicted and exact scores below which more cells are run."""
+WIDEST = 1 / 8
+"""Share of a role's cells that enter the first round at most, however poor the screen is."""
+ALWAYS = 24
+"""Cells of a role that may all enter it: a grid as small as this can be run whole."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +117,9 @@ def search(
     Every cell is predicted to first order, from one forward and one backward pass a question. The
     most promising of each role, and some at random, are scored exactly on an eighth of the
     questions; the better half goes on to a quarter, and so on. Where predicted and exact scores
-    of the first round rank differently (rho < 0.5), more cells are run, up to all of them.
+    of the first round rank differently (rho < 0.5), more cells are run, up to an eighth of them or
+    two dozen; ``quality`` says so, and the best of them is then little better than the best of as
+    many cells drawn at random.
 
     Args:
         lens: the model.
@@ -219,9 +225,11 @@ def _race(
     rho: dict[str, float] = {}
     waiting: dict[str, Iterator[Key]] = {}
     wanted: dict[str, int] = {}
+    most: dict[str, int] = {}
     for role in roles:
         own = [key for key in cells if key.role == role]
         wanted[role] = max(AT_LEAST, round(FIRST_SHARE * len(own)))
+        most[role] = min(len(own), max(ALWAYS, round(WIDEST * len(own))))
         waiting[role], entered[role] = _queue(own, promise, rng), []
     open_roles = list(roles)
     first = order[: ends[0]]
@@ -230,15 +238,18 @@ def _race(
         return _merit(run.scores(key, order[:end]).margins, by)
 
     while open_roles:
-        new = [key for role in open_roles for key in islice(waiting[role], wanted[role])]
+        new = [
+            key
+            for role in open_roles
+            for key in islice(waiting[role], min(wanted[role], most[role] - len(entered[role])))
+        ]
         run.score(new, first, "search")
         for key in new:
             entered[key.role].append(key)
         for role in list(open_roles):
             own = entered[role]
             rho[role] = _agreement([promise[k] for k in own], [exact(k, ends[0]) for k in own])
-            exhausted = len(own) == sum(key.role == role for key in cells)
-            if rho[role] >= GOOD or exhausted:
+            if rho[role] >= GOOD or len(own) >= most[role]:
                 open_roles.remove(role)
     widened = {role: len(entered[role]) > wanted[role] for role in roles}
     alive = dict(entered)
