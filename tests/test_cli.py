@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import rolelens as rl
 import tiny
 from rolelens.cli import app
+from rolelens.patchscope import Addition
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_patchscope_prints_what_the_library_reads(model: str, vectors: str) -> N
     options = ["--role", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
     text = run("patchscope", vectors, *options)
     direction = rl.RoleVectors.load(vectors)["nurse"].at(2)
-    reading = rl.patchscope(rl.load(model), direction, max_new_tokens=5)
+    reading = rl.patchscope(rl.load(model), direction, Addition(max_new_tokens=5))
     assert f"steered: {reading.text}" in text
     assert f"unsteered: {reading.baseline}" in text
     told = json.loads(run("patchscope", vectors, *options, "--json"))

@@ -3,6 +3,7 @@ import torch
 
 import rolelens as rl
 import tiny
+from rolelens.patchscope import Addition
 from test_scoring import QUESTIONS
 
 
@@ -16,7 +17,7 @@ def objects(llama: rl.Lens) -> dict[str, object]:
         "Direction": d,
         "Scores": rl.evaluate(llama, QUESTIONS),
         "Sweep": rl.sweep(llama, vectors, QUESTIONS, positions=[-1]),
-        "Reading": rl.patchscope(llama, d, max_new_tokens=3),
+        "Reading": rl.patchscope(llama, d, Addition(max_new_tokens=3)),
     }
 
 

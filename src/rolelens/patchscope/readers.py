@@ -44,8 +44,8 @@ class Reading(Shown):
         at = f"{self.direction.role}, layer {self.direction.layer}, {self.how}"
         facts = {
             "prompt": self.prompt,
-            "with the direction": f"{self.text} ({at})",
-            "without": self.baseline,
+            "steered": f"{self.text} ({at})",
+            "unsteered": self.baseline,
         }
         return Card("Reading", facts, "rl.patchscope(lens, [d, d.random_like()])")
 
