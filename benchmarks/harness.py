@@ -84,7 +84,13 @@ def harness(file: Path, method: str, delimiter: str) -> list[bool]:
         text = TASK.format(name=name, file=file.resolve(), delimiter=delimiter) + ASKED[method]
         (Path(folder) / f"{name}.yaml").write_text(text)
         found: dict[str, Any] = lm_eval.simple_evaluate(
-            model=HFLM(str(embedded.folder()), dtype="float32", batch_size=BATCH, max_length=2048),
+            model=HFLM(
+                str(embedded.folder()),
+                device="cpu",
+                dtype="float32",
+                batch_size=BATCH,
+                max_length=2048,
+            ),
             tasks=[name],
             task_manager=TaskManager(include_path=folder, include_defaults=False),
             apply_chat_template=True,
