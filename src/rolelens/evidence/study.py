@@ -21,6 +21,7 @@ from rolelens.lens import Lens
 from rolelens.progress import Say
 from rolelens.scoring import Method, evaluate
 from rolelens.vectors import RoleVectors, concat
+from rolelens.vectors.nulls import imitated
 
 TABLES = ("chosen", "table", "transfer", "ablation", "prompted", "given", "answers")
 
@@ -255,13 +256,13 @@ def _places(
             )
         places[role] = domains[role]
     for null in nulls.roles if nulls else ():
-        imitated = null.partition(" ~ ")[2]
-        if imitated not in places:
+        role = imitated(null)
+        if role not in places:
             raise InputError(
                 f"the null {null!r} imitates none of the roles; make nulls of them with "
                 "rl.null_vectors(lens, roles, base)."
             )
-        places[null] = places[imitated]
+        places[null] = places[role]
     return places
 
 

@@ -94,11 +94,9 @@ class Asked:
 
     def score(self, texts: Sequence[str], roles: Sequence[str]) -> list[float]:
         """See :class:`Judge`."""
-        known: dict[str, float] = {}
-        for prompt in _asked(self.question, texts, roles):
-            if prompt not in known:
-                known[prompt] = self._verdict(prompt)
-        return [known[prompt] for prompt in _asked(self.question, texts, roles)]
+        prompts = _asked(self.question, texts, roles)
+        known = {prompt: self._verdict(prompt) for prompt in dict.fromkeys(prompts)}
+        return [known[prompt] for prompt in prompts]
 
     def _verdict(self, prompt: str) -> float:
         try:

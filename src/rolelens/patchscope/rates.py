@@ -15,10 +15,10 @@ from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.patchscope.judges import Judge, judged
 from rolelens.patchscope.readers import Reading
+from rolelens.vectors.nulls import imitated
 
 TRUSTED = 0.7
 """AUROC below which a judge's verdicts are not counted."""
-NULL = " ~ "
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def rates(
         own = {kind: float(shares.loc[role].get(kind, np.nan)) for kind in KINDS}
         k, n = (int(value) for value in counts.loc[role])
         low, high = stats.wilson(k, n)
-        chance = np.nanmax([own["null"], own["mismatched"]]) if len(own) else np.nan
+        chance = np.nanmax([own["null"], own["mismatched"]])
         rows.append(
             {
                 "role": role,
@@ -177,17 +177,19 @@ def verdicts(
         ``mismatched``), ``read`` off which direction, its ``layer`` and ``position``, ``text``,
         ``score`` and ``verdict``; what has no score has no row.
     """
-    roles = list(dict.fromkeys(r.direction.role for r in readings if NULL not in r.direction.role))
+    roles = list(
+        dict.fromkeys(r.direction.role for r in readings if not imitated(r.direction.role))
+    )
     if not roles:
         raise InputError("there are no readings of roles, only of nulls; pass both.")
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for reading in readings:
         name = reading.direction.role
-        imitated = name.partition(NULL)[2]
-        asked = [(imitated or name, "null" if imitated else "own")]
+        of = imitated(name)
+        asked = [(of or name, "null" if of else "own")]
         others = [role for role in roles if role != name]
-        if not imitated and others and mismatched:
+        if not of and others and mismatched:
             drawn = rng.choice(len(others), size=min(mismatched, len(others)), replace=False)
             asked += [(others[n], "mismatched") for n in drawn]
         for role, kind in asked:

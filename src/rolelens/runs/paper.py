@@ -18,7 +18,7 @@ from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Method
 from rolelens.vectors import RoleVectors, concat
-from rolelens.vectors.nulls import gaussian
+from rolelens.vectors.nulls import gaussian, imitated
 
 TABLE_3 = {
     "role": "role",
@@ -128,8 +128,8 @@ def paper(
         say(f"Vectors of {len(roles)} roles and their nulls")
         vectors = role_vectors(lens, roles, base)
         halves = half_vectors(lens, roles, base)
-        imitated = {name: roles[name] for name in _one_each(vectors.roles, domains)}
-        nulls = null_vectors(lens, imitated, base, n=n_nulls)
+        some = {name: roles[name] for name in _one_each(vectors.roles, domains)}
+        nulls = null_vectors(lens, some, base, n=n_nulls)
     vectors.save(out / "vectors.safetensors")
     study = evidence.study(
         lens,
@@ -174,9 +174,7 @@ def _readings(lens: Lens, vectors: RoleVectors, chosen: pd.DataFrame) -> pd.Data
             "role": [name for name, _, _ in texts],
             "layer": [layer for _, layer, _ in texts],
             "position": [position for _, _, position in texts],
-            "named": [
-                _names(name.rpartition(" ~ ")[2], text) for (name, _, _), text in texts.items()
-            ],
+            "named": [_names(imitated(name) or name, text) for (name, _, _), text in texts.items()],
             "text": list(texts.values()),
         }
     )
@@ -256,7 +254,7 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
         "Rank is the share of the domain's nulls that gained as much margin where cells were "
         "chosen, the role itself counted: a description, which few nulls cannot make significant."
     )
-    cells = study.chosen[~study.chosen["role"].str.contains(" ~ ")]
+    cells = study.chosen[study.chosen["role"].map(imitated) == ""]
     report.table(_columns(cells, CHOSEN))
     report.heading("How often each letter is given")
     report.text("Shares of the held-out questions of the role's domain.")
@@ -264,7 +262,7 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
     wide.columns = [f"{column[1]} {column[0]}" for column in wide.columns]
     report.table(wide.fillna(0.0).reset_index())
     report.heading("What the chosen directions read as (the paper's Table 4)")
-    null = readings["role"].str.contains(" ~ ")
+    null = readings["role"].map(imitated) != ""
     report.text(
         f"Answers to {PROMPT!r} while a direction is added with alpha 3. "
         f"{_rate(readings[~null])} roles are named by their direction's answer; of the nulls, "

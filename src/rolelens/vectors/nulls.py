@@ -151,6 +151,11 @@ def names(kind: str, roles: tuple[str, ...], n: int) -> tuple[str, ...]:
     return tuple(f"{kind} {k} ~ {role}" for role in roles for k in range(n))
 
 
+def imitated(name: str) -> str:
+    """The role that a null of this name imitates; of a role's own name, an empty text."""
+    return name.partition(" ~ ")[2]
+
+
 def derived(*key: object) -> int:
     """A seed that depends on all of these and on nothing else."""
     return int(hashlib.sha256(json.dumps([str(part) for part in key]).encode()).hexdigest(), 16)
