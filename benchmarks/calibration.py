@@ -1,7 +1,9 @@
 """How often a study claims something where nothing is: 201 roles, answers drawn at random.
 
 The planted model of the tests, whose role decides the answers of one domain, is asked questions
-whose correct options are drawn anew for every study; so no direction can help or hurt.
+whose correct options are drawn anew for every study; so no direction can help or hurt. It is
+steered so strongly that many answers change: an exact test of few changed answers hardly ever
+claims anything.
 """
 
 import argparse
@@ -21,8 +23,9 @@ import planted
 import tiny
 
 ROLES = {"mathematician": "math", "lawyer": "law", "painter": "art"}
-QUESTIONS = 160
+QUESTIONS = 240
 """Of each domain; half of them are held out."""
+ALPHA = 100.0
 
 
 def size(discordant: int) -> float:
@@ -51,9 +54,11 @@ def main() -> None:
             for row in planted.questions(QUESTIONS, seed)
         ]
         bench = rl.load_benchmark(asked)
-        options = {"layers": [1, 2], "positions": [-1], "ablated": 0, "anyway": True}
+        options = {"layers": [1, 2], "alphas": [ALPHA], "ablated": 0, "anyway": True}
         with progress.quiet():
-            found = evidence.study(lens, vectors, bench, ROLES, seed=seed, **options)
+            found = evidence.study(
+                lens, vectors, bench, ROLES, seed=seed, positions=[-1], **options
+            )
         changed = evidence.changes(found.answers).abs()
         inside = found.answers["domain"] == found.answers["role"].map(ROLES)
         counts = changed[inside].groupby(found.answers["role"]).sum()
