@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import rolelens as rl
 import tiny
 from rolelens.cli import app
-from rolelens.patchscope import Addition
+from rolelens.patchscope import Addition, LogitLens, Reader, SelfIE, TokenIdentity
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,23 @@ def test_patchscope_prints_what_the_library_reads(model: str, vectors: str) -> N
     assert f"unsteered: {reading.baseline}" in text
     told = json.loads(run("patchscope", vectors, *options, "--json"))
     assert told["steered"] == reading.text
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("token-identity", TokenIdentity(max_new_tokens=5)),
+        ("selfie", SelfIE(max_new_tokens=5)),
+        ("logit-lens", LogitLens()),
+    ],
+)
+def test_patchscope_takes_other_readers(
+    model: str, vectors: str, name: str, reader: Reader
+) -> None:
+    options = ["--role", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
+    text = run("patchscope", vectors, *options, "--reader", name)
+    reading = rl.patchscope(rl.load(model), rl.RoleVectors.load(vectors)["nurse"].at(2), reader)
+    assert f"steered: {reading.text}" in text
 
 
 def test_extract_takes_system_prompts_and_layers(model: str, tmp_path: Path) -> None:
@@ -162,6 +179,14 @@ def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
         (["evaluate", "mini", "--role", "nurse"], "--role, --layer and --ablate need --vectors"),
         (["extract", "v", "--layers", "a,b"], "--layers is 'a,b'; it has to be numbers"),
         (["report", "none"], "no file 'none' with role vectors"),
+        (
+            ["patchscope", "v", "--role", "x", "--layer", "1", "--reader", "selfi"],
+            "no reader 'selfi'; did you mean 'selfie'",
+        ),
+        (
+            ["patchscope", "v", "--role", "x", "--layer", "1", "--reader", "selfie", "--alpha=2"],
+            "--alpha and --prompt are of the addition; --reader is 'selfie'",
+        ),
         (["demo", "--model", "no/such/model"], "no model 'no/such/model' could be loaded"),
     ],
 )

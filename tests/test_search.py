@@ -11,13 +11,18 @@ from rolelens import scoring
 from rolelens.scoring import letter_prompt
 from rolelens.sweep.grid import make_grid
 from rolelens.sweep.screen import screen
+from rolelens.sweep.search import _controlled
 
 WORDS = "stone bird lamp river sea rice boat fog marsh song fire ice grass snow sky blood".split()
 QUESTIONS = [
     rl.Question(f"q{n}", f"Which is the {w}?", tuple(WORDS[(n + k) % 16] for k in (0, 3, 7)), n % 3)
     for n, w in enumerate(WORDS)
 ]
-
+MANY = [
+    rl.Question(f"{q.id}-{k}", f"{q.text} {k}", q.options, q.answer)
+    for k in range(4)
+    for q in QUESTIONS
+]
 
 STEP = 1e-3
 """Norms compute in float32, so a smaller step would drown in rounding."""
@@ -99,8 +104,8 @@ OPTIONS = {"layers": [0, 1, 2, 3], "alphas": (0.5, 1.0, -1.0), "method": "cloze"
 @pytest.mark.parametrize("by", ["margin", "accuracy"])
 def test_the_search_finds_nearly_the_best_cell(small, by: str) -> None:
     lens, vectors = small
-    table = rl.sweep(lens, vectors, QUESTIONS, **OPTIONS).table()
-    search = rl.search(lens, vectors, QUESTIONS, by=by, **OPTIONS)
+    table = rl.sweep(lens, vectors, MANY, **OPTIONS).table()
+    search = rl.search(lens, vectors, MANY, by=by, **OPTIONS)
     assert len(search.table) == len(table) == 4 * 4 * 2 * 3
     regrets, random = [], []
     for role, own in table.groupby("role"):
@@ -112,14 +117,14 @@ def test_the_search_finds_nearly_the_best_cell(small, by: str) -> None:
         regrets.append(own[by].max() - row[by])
         random.append(own[by].max() - own[by].mean())
     assert np.mean(regrets) <= 0.2 * np.mean(random)
-    assert (search.table["questions"] > 0).sum() < 0.6 * len(table)
+    assert search.table["questions"].sum() < 0.6 * len(table) * len(MANY)
 
 
 def test_what_was_scored_exactly_is_what_the_sweep_scores(small) -> None:
     lens, vectors = small
-    swept = rl.sweep(lens, vectors, QUESTIONS, **OPTIONS)
-    search = rl.search(lens, vectors, QUESTIONS, **OPTIONS)
-    whole = search.table[search.table["questions"] == len(QUESTIONS)]
+    swept = rl.sweep(lens, vectors, MANY, **OPTIONS)
+    search = rl.search(lens, vectors, MANY, **OPTIONS)
+    whole = search.table[search.table["questions"] == len(MANY)]
     assert len(whole) >= 4
     for row in whole.itertuples():
         cell = swept.cell(row.role, row.layer, row.position, row.alpha)
@@ -129,9 +134,10 @@ def test_what_was_scored_exactly_is_what_the_sweep_scores(small) -> None:
 
 def test_the_search_is_the_same_again_under_a_seed(small) -> None:
     lens, vectors = small
-    first, second = (rl.search(lens, vectors, QUESTIONS, seed=5, **OPTIONS) for _ in range(2))
+    first, second = (rl.search(lens, vectors, MANY, seed=5, **OPTIONS) for _ in range(2))
     pd.testing.assert_frame_equal(first.table, second.table)
-    other = rl.search(lens, vectors, QUESTIONS, seed=6, **OPTIONS)
+    other = rl.search(lens, vectors, MANY, seed=6, **OPTIONS)
+    assert set(first.table["questions"]) == {0, 32, 64}
     assert not first.table["questions"].equals(other.table["questions"])
 
 
@@ -145,6 +151,17 @@ def test_the_quality_of_the_screen_is_its_rank_correlation(small) -> None:
     assert quality["cells"] == len(search.table)
     exact = spearmanr(run["predicted"], run["margin"]).statistic
     assert quality["rho"] == pytest.approx(exact, abs=1e-6)
+
+
+def test_predictions_stand_in_for_questions_that_were_not_scored() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    predicted = torch.randn(3, 40, generator=drawn, dtype=torch.float64)
+    exact = 2.0 * predicted + torch.tensor([[1.0], [-1.0], [0.5]])
+    found = _controlled(exact[:, :8], predicted)
+    assert found == pytest.approx(exact.mean(dim=1).tolist(), abs=1e-9)
+    assert _controlled(exact, predicted[:, :20]) == pytest.approx(exact.mean(dim=1).tolist())
+    silent = _controlled(exact[:, :8], torch.zeros_like(predicted))
+    assert silent == pytest.approx(exact[:, :8].mean(dim=1).tolist())
 
 
 def test_a_poor_prediction_is_made_up_for_by_more_exact_cells(small) -> None:

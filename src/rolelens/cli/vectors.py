@@ -1,5 +1,6 @@
 """Commands about vectors: make, describe and read them; the demo."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from rolelens.cli.options import (
     plainly,
     tell,
 )
+from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
-from rolelens.patchscope import PROMPT, Addition
+from rolelens.patchscope import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
 from rolelens.patchscope import patchscope as read
 from rolelens.vectors import RoleVectors
 
@@ -79,23 +81,54 @@ def extract(
 def patchscope(
     vectors: Vectors,
     role: Annotated[str, typer.Option(help="Whose vector is read.")],
-    layer: Annotated[int, typer.Option(help="The layer it is added at.")],
+    layer: Annotated[int, typer.Option(help="The layer it was measured at.")],
     position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
-    alpha: Annotated[float, typer.Option(help="Strength, raw.")] = 3.0,
-    prompt: Annotated[str, typer.Option(help="The question.")] = PROMPT,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = 40,
+    reader: Annotated[
+        str, typer.Option(help="addition, token-identity, selfie or logit-lens.")
+    ] = "addition",
+    alpha: Annotated[
+        float | None, typer.Option(help="Strength of the addition, raw; 3 by default.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help=f"Question of the addition; {PROMPT!r} by default.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Length of an answer at most, in tokens.")
+    ] = 40,
     model: Model = "smollm2",
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
-    """Read a vector as text: add it at a question about nothing."""
+    """Read a vector as text: add it at a question about nothing, or another reader."""
     with plainly(silent):
+        chosen = _reader(reader, alpha, prompt, max_new_tokens)
         direction = RoleVectors.load(vectors)[role].at(layer, position)
-        reader = Addition(alpha, prompt, max_new_tokens=max_new_tokens)
-        reading = read(loading.load(model), direction, reader)
-        content = {"prompt": prompt, "unsteered": reading.baseline, "steered": reading.text}
-        text = f"{prompt}\n\nunsteered: {reading.baseline}\n\nsteered: {reading.text}"
-        tell(as_json, content, text)
+        reading = read(loading.load(model), direction, chosen)
+        content = {
+            "prompt": reading.prompt,
+            "unsteered": reading.baseline,
+            "steered": reading.text,
+            "reader": reading.how,
+        }
+        lines = [reading.prompt] if reading.prompt else []
+        lines += [f"unsteered: {reading.baseline}"] if reading.baseline else []
+        tell(as_json, content, "\n\n".join([*lines, f"steered: {reading.text}"]))
+
+
+def _reader(name: str, alpha: float | None, prompt: str | None, max_new_tokens: int) -> Reader:
+    readers: dict[str, Callable[[], Reader]] = {
+        "addition": lambda: Addition(
+            3.0 if alpha is None else alpha, prompt or PROMPT, max_new_tokens=max_new_tokens
+        ),
+        "token-identity": lambda: TokenIdentity(max_new_tokens=max_new_tokens),
+        "selfie": lambda: SelfIE(max_new_tokens=max_new_tokens),
+        "logit-lens": LogitLens,
+    }
+    if name not in readers:
+        raise unknown_name("reader", name, readers)
+    if name != "addition" and (alpha is not None or prompt):
+        raise InputError(f"--alpha and --prompt are of the addition; --reader is {name!r}.")
+    return readers[name]()
 
 
 def report(

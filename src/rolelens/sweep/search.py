@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -30,11 +30,11 @@ By: TypeAlias = Literal["margin", "accuracy"]
 
 ROUNDS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Share of the questions that the cells still in the race have answered after each round."""
-FEWEST_QUESTIONS = 16
+FEWEST_QUESTIONS = 32
 """Questions of the first round at least, where there are so many."""
 FIRST_SHARE = 1 / 12
 """Share of a role's cells that enter the first round; each round keeps half of them."""
-AT_LEAST = 8
+AT_LEAST = 12
 """Cells of a role that enter the first round at least."""
 RANDOM_SHARE = 1 / 4
 """Share of the first round that is drawn at random, to see how good the screen is."""
@@ -116,7 +116,8 @@ def search(
 
     Every cell is predicted to first order, from one forward and one backward pass a question. The
     most promising of each role, and some at random, are scored exactly on an eighth of the
-    questions; the better half goes on to a quarter, and so on. Where predicted and exact scores
+    questions (32 at least); the better half goes on to a quarter, and so on. Margins on part of the
+    questions are corrected by what was predicted for the others. Where predicted and exact scores
     of the first round rank differently (rho < 0.5), more cells are run, up to an eighth of them or
     two dozen; ``quality`` says so, and the best of them is then little better than the best of as
     many cells drawn at random.
@@ -220,7 +221,8 @@ def _race(
         key: _merit(base.margins + row, by) for key, row in zip(cells, predicted, strict=True)
     }
     fewest = min(FEWEST_QUESTIONS, len(order))
-    ends = [max(fewest, round(share * len(order))) for share in ROUNDS]
+    ends = sorted({max(fewest, round(share * len(order))) for share in ROUNDS})
+    foreseen = dict(zip(cells, predicted, strict=True))
     entered: dict[str, list[Key]] = {}
     rho: dict[str, float] = {}
     waiting: dict[str, Iterator[Key]] = {}
@@ -236,6 +238,14 @@ def _race(
 
     def exact(key: Key, end: int) -> tuple[float, float]:
         return _merit(run.scores(key, order[:end]).margins, by)
+
+    def standing(keys: Sequence[Key], end: int) -> dict[Key, tuple[float, float]]:
+        if by == "accuracy":
+            return {key: exact(key, end) for key in keys}
+        scored = torch.stack([run.scores(key, order[:end]).margins for key in keys])
+        gains = scored.double() - run.scores(UNSTEERED, order[:end]).margins.double()
+        means = _controlled(gains, torch.stack([foreseen[key] for key in keys]).double())
+        return {key: (mean, mean) for key, mean in zip(keys, means, strict=True)}
 
     while open_roles:
         new = [
@@ -255,11 +265,14 @@ def _race(
     alive = dict(entered)
     for begin, end in pairwise(ends):
         for role in roles:
-            ranked = sorted(alive[role], key=partial(exact, end=begin))
+            worth = standing(alive[role], begin)
+            ranked = sorted(alive[role], key=worth.__getitem__)
             alive[role] = ranked[len(ranked) // 2 :]
-        if begin < end:
-            run.score([key for role in roles for key in alive[role]], order[begin:end], "search")
-    chosen = {role: max(alive[role], key=lambda key: exact(key, len(order))) for role in roles}
+        run.score([key for role in roles for key in alive[role]], order[begin:end], "search")
+    chosen = {}
+    for role in roles:
+        worth = standing(alive[role], len(order))
+        chosen[role] = max(alive[role], key=worth.__getitem__)
     return _Race(cells, predicted, chosen, rho, widened)
 
 
@@ -278,6 +291,24 @@ def _merit(margins: Float[Tensor, " question"], by: By) -> tuple[float, float]:
     """What cells are ranked by."""
     margin = float(margins.double().mean())
     return (float((margins > 0).double().mean()) if by == "accuracy" else margin, margin)
+
+
+def _controlled(
+    gains: Float[Tensor, "cell scored"], predicted: Float[Tensor, "cell screened"]
+) -> list[float]:
+    """Mean gains on all screened questions, estimated from those that were scored.
+
+    The predictions are a control variate: where they go with the exact gains, they tell how far the
+    scored questions are from all of them. The first questions of both are the same.
+    """
+    n = min(gains.shape[1], predicted.shape[1])
+    x, y = (
+        values[:, :n] - values[:, :n].mean(dim=1, keepdim=True) for values in (predicted, gains)
+    )
+    slope = (x * y).sum() / x.square().sum().clamp(min=1e-12)
+    shift = predicted.mean(dim=1) - predicted[:, :n].mean(dim=1)
+    means: list[float] = (gains.mean(dim=1) + slope * shift).tolist()
+    return means
 
 
 def _agreement(
