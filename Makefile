@@ -30,6 +30,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/sweep.py $(if $(MMLU),--mmlu $(MMLU))
 	$(BIN)/python benchmarks/search.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/rates.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/calibration.py
 	$(if $(MMLU),$(BIN)/python benchmarks/harness.py --mmlu $(MMLU) $(if $(PAPER),--paper $(PAPER)))
 

@@ -1,6 +1,7 @@
 """Plumbing to a real server: the embedded model behind ``transformers serve``."""
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rolelens as rl
-from rolelens import embedded, endpoints, prompts
+from rolelens import embedded, endpoints, patchscope, prompts
 
 PERSONAS = ["A chess grandmaster who writes about endgames.", "A retired chess grandmaster."]
 
@@ -68,3 +70,46 @@ def test_a_real_server_writes_prompts(server: tuple[str, str], tmp_path: Path) -
     assert len(rows) == attempts <= 12
     assert sum("refused" not in row for row in rows) == accepted
     print(f"{accepted} of {attempts} attempts accepted")
+
+
+TEXTS = [
+    ("I object, your honour: the contract was never signed.", "lawyer"),
+    ("I object, your honour: the contract was never signed.", "nurse"),
+    ("Take two tablets a day, and call me if the fever does not go down.", "doctor"),
+    ("The symbol ♦ represents a diamond, one of the four suits of cards.", "economist"),
+]
+
+
+@pytest.mark.model
+def test_a_real_server_judges_as_plain_generation_does(server: tuple[str, str]) -> None:
+    url, folder = server
+    judge = patchscope.Asked(endpoints.connect(folder, url))
+    texts, roles = zip(*TEXTS, strict=True)
+    found = patchscope.judged(judge, texts, roles)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for score, text, role in zip(found, texts, roles, strict=True):
+        asked = (
+            f"This is what a language model answered:\n\n{text}\n\nIs the model being steered "
+            f"toward the {role} role? Answer with Yes or No.\nAnswer:"
+        )
+        chat = [{"role": "user", "content": asked}]
+        ids = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).input_ids
+        out = model.generate(ids, max_new_tokens=16, do_sample=False)
+        said = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).lower()
+        expected = 1.0 if said.startswith("yes") else 0.0 if said.startswith("no") else math.nan
+        assert score == pytest.approx(expected, nan_ok=True), said
+
+
+@pytest.mark.model
+def test_a_judge_behind_a_server_is_calibrated(server: tuple[str, str]) -> None:
+    url, folder = server
+    judge = patchscope.Asked(endpoints.connect(folder, url))
+    lens = rl.load("smollm2")
+    found = patchscope.calibrate(
+        judge, lens, ["lawyer"], ["Hello.", "Who are you?"], max_new_tokens=8
+    )
+    assert 0 <= found.auroc <= 1
+    assert found.answers == 2

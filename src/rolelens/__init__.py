@@ -3,15 +3,10 @@
 from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import (
-    activations,
-    half_vectors,
-    null_vectors,
-    role_vectors,
-    system_vectors,
-)
+from rolelens.activations import activations
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
+from rolelens.extraction import half_vectors, null_vectors, role_vectors, system_vectors
 from rolelens.hooks import ablate, add, add_rows
 from rolelens.lens import Lens
 from rolelens.loading import load

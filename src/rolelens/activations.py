@@ -1,11 +1,8 @@
-"""Residual streams of prompts, cached or streamed, and the role vectors made from them."""
+"""Residual streams of prompts, in memory or in a file."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,11 +11,6 @@ from rolelens import forward
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Hooks, Tokens
 from rolelens.lens import Lens
-from rolelens.progress import track
-from rolelens.prompts import digest
-from rolelens.vectors import RoleVectors, RunningMean, WeightedSums, concat, nulls
-
-Kind: TypeAlias = Literal["gaussian", "shuffled", "base"]
 
 
 def activations(
@@ -43,7 +35,7 @@ def activations(
     Raises:
         InputError: an unknown layer or position, or activations that are not finite.
     """
-    layers, positions = _grid(lens, layers, positions)
+    layers, positions = axes(lens, layers, positions)
     tokens = lens.tokenize(prompts)
     shape = (len(prompts), len(layers), len(positions), lens.d_model)
     forward.check_positions(tokens, positions)
@@ -54,321 +46,20 @@ def activations(
     else:
         size = torch.Size(shape).numel()
         out = torch.from_file(str(path), shared=True, size=size).reshape(shape)
-    stream = forward.residual_stream(lens.model, tokens, layers, positions, hooks=hooks)
-    for rows, x in _finite(stream, layers):
+    for rows, x in streamed(lens, tokens, layers, positions, hooks):
         out[rows] = x.float().cpu()
     return out
 
 
-def role_vectors(
-    lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
-    *,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
-) -> RoleVectors:
-    """Difference-in-means of the residual stream between role and base prompts.
-
-    d[role, layer, position] = mu - nu (2502.12055 eq. 1-2), accumulated in float64. Base prompts
-    run once however many roles there are; memory does not grow with the number of prompts.
-
-    Args:
-        lens: the model.
-        roles: prompts of each role, as from :func:`rolelens.load_roles`.
-        base: prompts without a role, as from :func:`rolelens.load_base`.
-        layers: all of them by default.
-        positions: post-instruction positions by default.
-
-    Raises:
-        InputError: an empty or single-prompt set, an unknown layer or position, or activations
-            that are not finite.
-    """
-    return _measure(lens, _sets(roles, base), layers, positions)
-
-
-def half_vectors(
-    lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
-    *,
-    seed: int = 0,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
-) -> tuple[RoleVectors, RoleVectors]:
-    """Difference-in-means from one random half of the prompts, and from the other.
-
-    The cosine of the two in a cell is the split-half reliability of the direction: near 1 where
-    more prompts would not change it. Every prompt runs once.
-
-    Args:
-        lens: the model.
-        roles: prompts of each role, as for :func:`role_vectors`.
-        base: prompts without a role; they are cut in halves, too.
-        seed: together with the name of a set it decides its halves.
-        layers: all of them by default.
-        positions: post-instruction positions by default.
-
-    Raises:
-        InputError: as for :func:`role_vectors`, or fewer than four prompts of a role or base.
-    """
-    sets = _sets(roles, base)
-    for name, own in sets.items():
-        if len(own) < 4:
-            raise InputError(
-                f"{name!r} has {len(own)} prompts, too few for two halves; pass at least 4."
-            )
-    sums = {
-        name: WeightedSums(_halves(len(own), nulls.derived(seed, "halves", name)))
-        for name, own in sets.items()
-    }
-    found = _measure(lens, sets, layers, positions, sums)
-    nu = sums["base"].sums
-    made = []
-    for half in (0, 1):
-        d = torch.stack([sums[role].sums[half] - nu[half] for role in found.roles])
-        contrast = f"half {half} of {found.contrast}"
-        directions = d.float().cpu()
-        # What is the same in every prompt cancels, but for the rounding of float64.
-        directions[found.directions.norm(dim=-1) == 0] = 0
-        made.append(dataclasses.replace(found, directions=directions, contrast=contrast))
-    return made[0], made[1]
-
-
-def null_vectors(
-    lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
-    *,
-    kinds: Sequence[Kind] = get_args(Kind),
-    n: int = 4,
-    norms: Literal["matched", "raw"] = "matched",
-    seed: int = 0,
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
-) -> RoleVectors:
-    """Null directions for roles: controls that are swept and evaluated exactly like a role.
-
-    Every prompt runs once, whatever the number of nulls; memory does not grow with the number of
-    prompts. What each kind holds fixed, and its caveats, are told in :mod:`rolelens.vectors.nulls`.
-
-    Args:
-        lens: the model.
-        roles: prompts of each role, as for :func:`role_vectors`.
-        base: prompts without a role.
-        kinds: ``"gaussian"`` noise; ``"shuffled"`` labels of role and base prompts; one half of the
-            ``"base"`` prompts against the other.
-        n: nulls of each kind and role, named ``"shuffled 0 ~ lawyer"`` and so on.
-        norms: ``"matched"`` gives every null the norm of the role's direction in each cell, so that
-            equal alphas are equal strengths (a zero stays zero); ``"raw"`` leaves ``"shuffled"``
-            and ``"base"`` as estimated, the latter then being the same for all roles: ``"base 0"``.
-        seed: together with kind, role and number it decides a null.
-        layers: all of them by default.
-        positions: post-instruction positions by default.
-
-    Raises:
-        InputError: as for :func:`role_vectors`; an unknown kind, or one named twice; ``n`` below 1;
-            unknown ``norms``; a role with the name of a null.
-    """
-    sets = _sets(roles, base)
-    names = _null_names(tuple(roles), kinds, n, norms)
-    labels = {
-        role: nulls.shuffled_labels(len(own), len(base), n, nulls.derived(seed, "shuffled", role))
-        for role, own in roles.items()
-        if "shuffled" in kinds
-    }
-    halves = nulls.base_against_base(0, len(base), n, nulls.derived(seed, "base"))
-    sums = {role: WeightedSums(weights[:, : len(roles[role])]) for role, weights in labels.items()}
-    of_base = [weights[:, len(roles[role]) :] for role, weights in labels.items()]
-    sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
-    found = _measure(lens, sets, layers, positions, sums)
-    *rests, halved = sums["base"].sums.reshape(-1, n, *found.directions.shape[1:])
-    raw = {
-        "shuffled": [sums[role].sums + rest for role, rest in zip(labels, rests, strict=True)],
-        "base": [halved],
-    }
-    parts = []
-    for kind in kinds:
-        if kind == "gaussian":
-            parts.append(nulls.gaussian(found, n, seed))
-            continue
-        own = torch.stack(raw[kind]).cpu()
-        # What is the same in every prompt cancels, but for the rounding of float64.
-        own[own.norm(dim=-1) <= 1e-12 * found.resid_norm] = 0
-        if norms == "matched":
-            own = nulls.matched(own, found.directions[:, None])
-        parts.append(
-            dataclasses.replace(
-                found,
-                directions=own.flatten(0, 1).float(),
-                roles=names[kind],
-                contrast=f"nulls of {found.contrast}",
-            )
-        )
-    return concat(*parts)
-
-
-def system_vectors(
-    lens: Lens,
-    roles: Sequence[str],
-    prompts: Sequence[str],
-    *,
-    system: str = "You are a {role}.",
-    layers: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
-) -> RoleVectors:
-    """Difference-in-means between the same prompts with and without a role as system prompt.
-
-    "Without" keeps the template's default: some templates, SmolLM2's and Qwen's among them, put a
-    system prompt of their own where none is given, which the role then replaces. Where the chat
-    template refuses system prompts, the role is put before the prompt.
-
-    Args:
-        lens: the model.
-        roles: names of the roles.
-        prompts: what the user says, as from :func:`rolelens.load_base`.
-        system: the system prompt, with ``{role}`` in it.
-        layers: all of them by default.
-        positions: post-instruction positions by default.
-
-    Raises:
-        InputError: as for :func:`role_vectors`, or ``system`` does not name the role.
-    """
-    if isinstance(roles, str) or not roles:
-        raise InputError(f"roles is {roles!r}; pass a list of at least one name.")
-    if "{role}" not in system:
-        raise InputError(f"system is {system!r}; it has to contain '{{role}}'.")
-    _named(roles)
-    prompts = _several("base", prompts)
-    tokens = {"base": lens.tokenize(prompts)}
-    for role in roles:
-        tokens[role] = lens.tokenize(prompts, system=system.replace("{role}", role))
-    found = _contrast(lens, tokens, layers, positions)
-    counted = dict.fromkeys(tokens, (len(prompts), digest(prompts)))
-    contrast = f"prompts with the system prompt {system!r} - the same with the template's default"
-    return dataclasses.replace(found, prompts=counted, contrast=contrast)
-
-
-def _halves(n: int, seed: int) -> Float[Tensor, "2 prompt"]:
-    """Weights of two means, each over a random half of n prompts."""
-    first = torch.from_numpy(np.random.default_rng(seed).permutation(n)) < n // 2
-    weights = torch.stack([first, ~first]).double()
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def _null_names(
-    roles: tuple[str, ...], kinds: Sequence[Kind], n: int, norms: str
-) -> dict[Kind, tuple[str, ...]]:
-    if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"kinds is {kinds!r}; pass a list that names each kind once.")
-    for kind in kinds:
-        if kind not in get_args(Kind):
-            raise unknown("kind of null", kind, get_args(Kind))
-    if n < 1:
-        raise InputError(f"n is {n}; it has to be at least 1 null of each kind and role.")
-    if norms not in ("matched", "raw"):
-        raise InputError(f"norms is {norms!r}; it has to be 'matched' or 'raw'.")
-    names = {kind: nulls.names(kind, roles, n) for kind in kinds}
-    if "base" in kinds and norms == "raw":
-        names["base"] = tuple(f"base {k}" for k in range(n))
-    for name in (name for own in names.values() for name in own):
-        if name in roles:
-            raise InputError(f"a role is called {name!r}, which is the name of a null; rename it.")
-    return names
-
-
-def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The prompts of ``"base"`` and of every role."""
-    if not isinstance(roles, Mapping) or not roles:
-        raise InputError("roles has to be a dict of at least one role, as from rl.load_roles().")
-    _named(list(roles))
-    sets = {"base": _several("base", base)}
-    return sets | {name: _several(name, prompts) for name, prompts in roles.items()}
-
-
-def _named(roles: Sequence[str]) -> None:
-    if "base" in roles:
-        raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
-    if len(set(roles)) < len(roles):
-        raise InputError(f"the roles are {list(roles)}; name each once.")
-
-
-def _several(name: str, prompts: Sequence[str]) -> Sequence[str]:
-    if isinstance(prompts, str) or len(prompts) < 2:
-        raise InputError(
-            f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs a list of at least "
-            "two prompts."
-        )
-    return prompts
-
-
-def _measure(
-    lens: Lens,
-    sets: Mapping[str, Sequence[str]],
-    layers: Sequence[int] | None,
-    positions: Sequence[int] | None,
-    sums: Mapping[str, WeightedSums] = {},
-) -> RoleVectors:
-    tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
-    found = _contrast(lens, tokens, layers, positions, sums)
-    counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
-    return dataclasses.replace(found, prompts=counted)
-
-
-def _contrast(
-    lens: Lens,
-    tokens: Mapping[str, Tokens],
-    layers: Sequence[int] | None,
-    positions: Sequence[int] | None,
-    sums: Mapping[str, WeightedSums] = {},
-) -> RoleVectors:
-    """Mean of every set minus the mean of the set ``"base"``, which runs once.
-
-    ``sums`` take in the sets of their name on the way.
-    """
-    layers, positions = _grid(lens, layers, positions)
-    norm = RunningMean()
-    means = {name: RunningMean() for name in tokens}
-    place = [(name, n) for name, own in tokens.items() for n in range(len(own))]
-    every = Tokens.concat(list(tokens.values()))
-    stream = _finite(forward.residual_stream(lens.model, every, layers, positions), layers)
-    for rows, x in track(stream, "role vectors", total=len(forward.batches(every))):
-        for name in dict.fromkeys(place[row][0] for row in rows):
-            own = torch.tensor([place[row][0] == name for row in rows])
-            means[name].add(x[own])
-            if name in sums:
-                sums[name].add(x[own], torch.tensor([place[row][1] for row in rows[own]]))
-            if name == "base":
-                norm.add(x[own].double().norm(dim=-1))
-        forward.release_memory()
-    nu = means.pop("base").mean
-    return RoleVectors(
-        directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),
-        roles=tuple(means),
-        layers=tuple(layers),
-        positions=tuple(positions),
-        resid_norm=norm.mean.float().cpu(),
-        source=lens.source,
-    )
-
-
-def _grid(
-    lens: Lens, layers: Sequence[int] | None, positions: Sequence[int] | None
-) -> tuple[list[int], list[int]]:
-    layers = list(range(lens.n_layers)) if layers is None else list(layers)
-    positions = list(lens.positions) if positions is None else list(positions)
-    for layer in layers:
-        if layer not in range(lens.n_layers):
-            raise unknown("layer", layer, range(lens.n_layers))
-    if not layers or not positions:
-        raise InputError("at least one layer and one position are needed.")
-    return layers, positions
-
-
-def _finite(
-    stream: Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]],
-    layers: Sequence[int],
+def streamed(
+    lens: Lens, tokens: Tokens, layers: Sequence[int], positions: Sequence[int], hooks: Hooks = ()
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
+    """Residual streams batch by batch, with the rows they belong to.
+
+    Raises:
+        InputError: some are not finite.
+    """
+    stream = forward.residual_stream(lens.model, tokens, layers, positions, hooks=hooks)
     for rows, x in stream:
         if not torch.isfinite(x).all():
             bad = (~torch.isfinite(x)).any(dim=3).any(dim=2).any(dim=0).nonzero()[0]
@@ -377,3 +68,17 @@ def _finite(
                 "the model with dtype=torch.float32."
             )
         yield rows, x
+
+
+def axes(
+    lens: Lens, layers: Sequence[int] | None, positions: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """The layers and positions that are meant; all of them by default."""
+    layers = list(range(lens.n_layers)) if layers is None else list(layers)
+    positions = list(lens.positions) if positions is None else list(positions)
+    for layer in layers:
+        if layer not in range(lens.n_layers):
+            raise unknown("layer", layer, range(lens.n_layers))
+    if not layers or not positions:
+        raise InputError("at least one layer and one position are needed.")
+    return layers, positions

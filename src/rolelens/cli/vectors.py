@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from rolelens import embedded, loading, prompts, runs
-from rolelens.activations import role_vectors, system_vectors
 from rolelens.cli.options import (
     Base,
     Json,
@@ -21,6 +20,7 @@ from rolelens.cli.options import (
 )
 from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
+from rolelens.extraction import role_vectors, system_vectors
 from rolelens.patchscope import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
 from rolelens.patchscope import patchscope as read
 from rolelens.vectors import RoleVectors

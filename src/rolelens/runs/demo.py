@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from rolelens import evidence, plots
-from rolelens.activations import activations, role_vectors
+from rolelens.activations import activations
 from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.evidence import Comparison
+from rolelens.extraction import role_vectors
 from rolelens.hooks import add, add_rows
 from rolelens.lens import Lens
 from rolelens.patchscope import patchscope

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import half_vectors, null_vectors, role_vectors
 from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.evidence import Study
+from rolelens.extraction import half_vectors, null_vectors, role_vectors
 from rolelens.lens import Lens
 from rolelens.patchscope import PROMPT, patchscope
 from rolelens.progress import Say
@@ -147,7 +147,7 @@ def paper(
     readings = _readings(lens, concat(vectors, nulls), study.chosen)
     if len(readings):
         readings.to_csv(out / "tables" / "readings.csv", index=False)
-    for line in study.verdicts:
+    for line in study.verdicts if len(study.table) else []:
         say(f"    {line}")
     report = _report(lens, study, readings, bench, method, vectors.contrast)
     path = report.save(out / "report.html").resolve()

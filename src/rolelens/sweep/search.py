@@ -40,7 +40,7 @@ RANDOM_SHARE = 1 / 4
 """Share of the first round that is drawn at random, to see how good the screen is."""
 GOOD = 0.5
 """Rank correlation of predicted and exact scores below which more cells are run."""
-WIDEST = 1 / 8
+WIDEST = 1 / 10
 """Share of a role's cells that enter the first round at most, however poor the screen is."""
 ALWAYS = 24
 """Cells of a role that may all enter it: a grid as small as this can be run whole."""
@@ -118,7 +118,7 @@ def search(
     most promising of each role, and some at random, are scored exactly on an eighth of the
     questions (32 at least); the better half goes on to a quarter, and so on. Margins on part of the
     questions are corrected by what was predicted for the others. Where predicted and exact scores
-    of the first round rank differently (rho < 0.5), more cells are run, up to an eighth of them or
+    of the first round rank differently (rho < 0.5), more cells are run, up to a tenth of them or
     two dozen; ``quality`` says so, and the best of them is then little better than the best of as
     many cells drawn at random.
 

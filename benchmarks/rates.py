@@ -1,0 +1,90 @@
+"""How often role vectors are read as their role, beside nulls, for every reader and judge.
+
+``python benchmarks/rates.py --paper FOLDER`` takes the paper's own prompts (subfolders
+``role_prompts`` and ``base_prompts``); rolelens' own otherwise.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import rolelens as rl
+from rolelens import patchscope as reading
+
+ASKED = 12
+"""Base prompts, which no vector was made from, that judges are tried on."""
+READERS: dict[str, reading.Reader] = {
+    "addition": reading.Addition(max_new_tokens=20),
+    "token identity": reading.TokenIdentity(),
+    "SelfIE": reading.SelfIE(max_new_tokens=12),
+    "logit lens": reading.LogitLens(),
+}
+
+
+def table(frame: pd.DataFrame) -> None:
+    """A frame as Markdown."""
+    print("| " + " | ".join(map(str, frame.columns)) + " |\n" + "|---" * frame.shape[1] + "|")
+    for row in frame.itertuples(index=False):
+        cells = [f"{x:.2f}" if isinstance(x, float) else str(x) for x in row]
+        print("| " + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+def main() -> None:
+    """Print the calibrations, the rates over all roles, and those of each role."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--paper", type=Path, help="a folder with the paper's prompts")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--every", type=int, default=1, help="read one layer in so many")
+    given = parser.parse_args()
+    lens = rl.load(given.model)
+    folder = given.paper
+    roles = rl.load_roles(folder / "role_prompts") if folder else rl.load_roles()
+    generic = list(
+        rl.load_base(folder / "base_prompts" / "train.json") if folder else rl.load_base()
+    )
+    base, asked = generic[:-ASKED][:128], generic[-ASKED:]
+    top = int(0.8 * lens.n_layers)
+    layers = range(1, top, given.every)
+    vectors = rl.role_vectors(lens, roles, base, layers=layers, positions=[-1])
+    nulls = rl.null_vectors(
+        lens, roles, base, kinds=("gaussian", "shuffled"), n=1, layers=layers, positions=[-1]
+    )
+    words = reading.vocabulary(roles, base)
+    judges: list[Any] = [
+        reading.Overlap(words),
+        reading.Embedding(lens, words),
+        reading.YesNo(lens),
+    ]
+    known = {j.name: reading.calibrate(j, lens, list(roles), asked) for j in judges}
+    print(f"{lens.name}: {len(roles)} roles, layers {layers[0]} to {layers[-1]}, position -1\n")
+    for calibration in known.values():
+        print(f"- {calibration}")
+    print(flush=True)
+    directions = [
+        every[name].at(at) for every in (vectors, nulls) for name in every.roles for at in layers
+    ]
+    summary, said, best = [], {}, []
+    for name, reader in READERS.items():
+        readings = rl.patchscope(lens, directions, reader)
+        for judge in judges:
+            calibration = known[judge.name]
+            verdicts = reading.verdicts(readings, judge, calibration.threshold)
+            said.setdefault(judge.name, []).extend(verdicts["verdict"])
+            if calibration.trusted:
+                rates = reading.rates(readings, judge, calibration)
+                best.append((f"{name}, {judge.name}", rates))
+                summary.append({"reader": name, "judge": judge.name, **rates.iloc[-1]})
+    columns = ["reader", "judge", "n", "rate", "low", "high", "nulls", "mismatched", "difference"]
+    frame = pd.DataFrame(summary, columns=[*columns, "difference_low", "difference_high"])
+    table(frame)
+    table(reading.agreement(said))
+    for name, rates in best[:1]:
+        print(f"{name}:\n")
+        table(rates.iloc[:-1, : len(rates.columns) - 2])
+
+
+if __name__ == "__main__":
+    main()
