@@ -159,3 +159,8 @@ def post_block_inputs(model: Any, ids: Sequence[int]) -> list[Tensor]:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference as a share of what is expected."""
+    return float((found - expected).norm() / expected.norm())

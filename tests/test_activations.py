@@ -7,17 +7,13 @@ import tiny
 from conftest import Variant
 
 
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
 def test_activations_equal_plain_hidden_states(lens: rl.Lens, variant: Variant) -> None:
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     n = len(lens.positions)
     found = rl.activations(lens, tiny.PROMPTS)
     for i, prompt in enumerate(tiny.PROMPTS):
         expected = oracles.hidden(model, oracles.chat_ids(tokenizer, prompt))[:, -n:]
-        assert relative(found[i], expected) < variant.direction_tolerance
+        assert oracles.relative(found[i], expected) < variant.direction_tolerance
 
 
 def test_memory_mapped_activations_are_the_same(llama: rl.Lens, tmp_path) -> None:

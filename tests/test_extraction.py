@@ -14,10 +14,6 @@ from conftest import Variant, shared
 from rolelens import forward
 
 
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
 def test_directions_equal_plain_difference_in_means(lens: rl.Lens, variant: Variant) -> None:
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     vectors = rl.role_vectors(lens, {"a": tiny.PROMPTS, "b": tiny.OTHERS}, base=tiny.OTHERS[::-1])
@@ -29,7 +25,7 @@ def test_directions_equal_plain_difference_in_means(lens: rl.Lens, variant: Vari
         if role == "b":
             assert found.abs().max() < 1e-6
         else:
-            assert relative(found, expected) < variant.direction_tolerance
+            assert oracles.relative(found, expected) < variant.direction_tolerance
     assert vectors.directions.dtype == torch.float32
 
 
@@ -86,7 +82,7 @@ def test_system_vectors_equal_plain_differences(llama: rl.Lens) -> None:
         return torch.stack(streams).mean(dim=0)
 
     expected = mean([{"role": "system", "content": "You are a cook."}]) - mean([])
-    assert relative(vectors["cook"].directions[0].double(), expected) < 1e-5
+    assert oracles.relative(vectors["cook"].directions[0].double(), expected) < 1e-5
     assert "You are a {role}." in vectors.contrast
 
 
@@ -134,7 +130,7 @@ def test_estimated_nulls_are_plain_differences_of_relabelled_prompts(
         drawn = set()
         for k in range(6):
             null = found[kind.format(k)].directions[0].double()
-            errors = {first: relative(null, x) for first, x in candidates.items()}
+            errors = {first: oracles.relative(null, x) for first, x in candidates.items()}
             closest = min(errors, key=errors.get)
             assert errors[closest] < 1e-5, (kind, k)
             drawn.add(closest)
@@ -164,7 +160,10 @@ def test_halves_are_plain_differences_of_two_halves_of_the_prompts(small_batches
         halves = rl.half_vectors(lens, roles, base, seed=seed)
         a, b = (half.directions[0].double() for half in halves)
         pairs = itertools.product(splits(roles["a"]), splits(base))
-        errors = [max(relative(a, mu[0] - nu[0]), relative(b, mu[1] - nu[1])) for mu, nu in pairs]
+        errors = [
+            max(oracles.relative(a, mu[0] - nu[0]), oracles.relative(b, mu[1] - nu[1]))
+            for mu, nu in pairs
+        ]
         assert min(errors) < 1e-5
         drawn.add(errors.index(min(errors)))
     assert len(drawn) > 1
