@@ -12,6 +12,7 @@ import rolelens as rl
 import tiny
 from conftest import Variant, shared
 from rolelens import forward
+from rolelens.extraction import controlled_vectors
 
 
 def test_directions_equal_plain_difference_in_means(lens: rl.Lens, variant: Variant) -> None:
@@ -266,6 +267,22 @@ def test_bad_nulls_are_refused_before_anything_runs(
     monkeypatch.setattr(forward, "residual_stream", None)
     with pytest.raises(rl.InputError, match=sentence):
         rl.null_vectors(llama, **{"roles": ROLES, "base": tiny.OTHERS} | arguments)
+
+
+def test_one_run_gives_vectors_halves_and_nulls(small_batches) -> None:
+    lens, base = shared(Variant("Qwen2")), [*tiny.OTHERS, *tiny.PROMPTS[4:]]
+    roles = {**ROLES, "a": tiny.PROMPTS[:4]}
+    found, halves, null = controlled_vectors(lens, roles, base, null_roles=["b"], n=2)
+    alone = (
+        rl.role_vectors(lens, roles, base),
+        *rl.half_vectors(lens, roles, base),
+        rl.null_vectors(lens, {"b": roles["b"]}, base, n=2),
+    )
+    for one, other in zip((found, *halves, null), alone, strict=True):
+        assert one.roles == other.roles
+        torch.testing.assert_close(one.directions, other.directions, atol=1e-5, rtol=1e-4)
+    with pytest.raises(rl.InputError, match="no role 'c'"):
+        controlled_vectors(lens, roles, base, null_roles=["c"])
 
 
 @pytest.mark.model

@@ -6,8 +6,6 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from rolelens import forward
 from rolelens.activations import axes, streamed
@@ -74,26 +72,8 @@ def half_vectors(
         InputError: as for :func:`role_vectors`, or fewer than four prompts of a role or base.
     """
     sets = _sets(roles, base)
-    for name, own in sets.items():
-        if len(own) < 4:
-            raise InputError(
-                f"{name!r} has {len(own)} prompts, too few for two halves; pass at least 4."
-            )
-    sums = {
-        name: WeightedSums(_halves(len(own), nulls.derived(seed, "halves", name)))
-        for name, own in sets.items()
-    }
-    found = _measure(lens, sets, layers, positions, sums)
-    nu = sums["base"].sums
-    made = []
-    for half in (0, 1):
-        d = torch.stack([sums[role].sums[half] - nu[half] for role in found.roles])
-        contrast = f"half {half} of {found.contrast}"
-        directions = d.float().cpu()
-        # What is the same in every prompt cancels, but for the rounding of float64.
-        directions[found.directions.norm(dim=-1) == 0] = 0
-        made.append(dataclasses.replace(found, directions=directions, contrast=contrast))
-    return made[0], made[1]
+    halves = _Halves(sets, seed)
+    return halves.of(_measure(lens, sets, layers, positions, halves.sums))
 
 
 def null_vectors(
@@ -132,41 +112,44 @@ def null_vectors(
             unknown ``norms``; a role with the name of a null.
     """
     sets = _sets(roles, base)
-    names = _null_names(tuple(roles), kinds, n, norms)
-    labels = {
-        role: nulls.shuffled_labels(len(own), len(base), n, nulls.derived(seed, "shuffled", role))
-        for role, own in roles.items()
-        if "shuffled" in kinds
-    }
-    halves = nulls.base_against_base(0, len(base), n, nulls.derived(seed, "base"))
-    sums = {role: WeightedSums(weights[:, : len(roles[role])]) for role, weights in labels.items()}
-    of_base = [weights[:, len(roles[role]) :] for role, weights in labels.items()]
-    sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
-    found = _measure(lens, sets, layers, positions, sums)
-    *rests, halved = sums["base"].sums.reshape(-1, n, *found.directions.shape[1:])
-    raw = {
-        "shuffled": [sums[role].sums + rest for role, rest in zip(labels, rests, strict=True)],
-        "base": [halved],
-    }
-    parts = []
-    for kind in kinds:
-        if kind == "gaussian":
-            parts.append(nulls.gaussian(found, n, seed))
-            continue
-        own = torch.stack(raw[kind]).cpu()
-        # What is the same in every prompt cancels, but for the rounding of float64.
-        own[own.norm(dim=-1) <= 1e-12 * found.resid_norm] = 0
-        if norms == "matched":
-            own = nulls.matched(own, found.directions[:, None])
-        parts.append(
-            dataclasses.replace(
-                found,
-                directions=own.flatten(0, 1).float(),
-                roles=names[kind],
-                contrast=f"nulls of {found.contrast}",
-            )
-        )
-    return concat(*parts)
+    made = _Nulls(sets, tuple(roles), kinds, n, norms, seed)
+    return made.of(_measure(lens, sets, layers, positions, made.sums))
+
+
+def controlled_vectors(
+    lens: Lens,
+    roles: Mapping[str, Sequence[str]],
+    base: Sequence[str],
+    *,
+    null_roles: Sequence[str] | None = None,
+    n: int = 1,
+    seed: int = 0,
+) -> tuple[RoleVectors, tuple[RoleVectors, RoleVectors], RoleVectors]:
+    """Role vectors with their halves and their nulls, from one run of the prompts.
+
+    Args:
+        lens: the model.
+        roles: prompts of each role.
+        base: prompts without a role.
+        null_roles: the roles that have nulls; all by default.
+        n: nulls of each kind and role.
+        seed: as for :func:`half_vectors` and :func:`null_vectors`.
+
+    Returns:
+        What :func:`role_vectors`, :func:`half_vectors` and :func:`null_vectors` return.
+
+    Raises:
+        InputError: as for these.
+    """
+    sets = _sets(roles, base)
+    some = tuple(roles if null_roles is None else null_roles)
+    for role in some:
+        if role not in roles:
+            raise unknown("role", role, roles)
+    halves = _Halves(sets, seed)
+    made = _Nulls(sets, some, get_args(Kind), n, "matched", seed)
+    found = _measure(lens, sets, None, None, halves.sums, made.sums)
+    return found, halves.of(found), made.of(found)
 
 
 def system_vectors(
@@ -210,11 +193,92 @@ def system_vectors(
     return dataclasses.replace(found, prompts=counted, contrast=contrast)
 
 
-def _halves(n: int, seed: int) -> Float[Tensor, "2 prompt"]:
-    """Weights of two means, each over a random half of n prompts."""
-    first = torch.from_numpy(np.random.default_rng(seed).permutation(n)) < n // 2
-    weights = torch.stack([first, ~first]).double()
-    return weights / weights.sum(dim=1, keepdim=True)
+class _Halves:
+    """Directions from either half of the prompts; the sums are filled while the prompts run."""
+
+    def __init__(self, sets: Mapping[str, Sequence[str]], seed: int) -> None:
+        self.sums = {}
+        for name, own in sets.items():
+            if len(own) < 4:
+                raise InputError(
+                    f"{name!r} has {len(own)} prompts, too few for two halves; pass at least 4."
+                )
+            rng = np.random.default_rng(nulls.derived(seed, "halves", name))
+            first = torch.from_numpy(rng.permutation(len(own))) < len(own) // 2
+            weights = torch.stack([first, ~first]).double()
+            self.sums[name] = WeightedSums(weights / weights.sum(dim=1, keepdim=True))
+
+    def of(self, found: RoleVectors) -> tuple[RoleVectors, RoleVectors]:
+        """The halves of these vectors."""
+        nu = self.sums["base"].sums
+        made = []
+        for half in (0, 1):
+            d = torch.stack([self.sums[role].sums[half] - nu[half] for role in found.roles])
+            directions = d.float().cpu()
+            # What is the same in every prompt cancels, but for the rounding of float64.
+            directions[found.directions.norm(dim=-1) == 0] = 0
+            contrast = f"half {half} of {found.contrast}"
+            made.append(dataclasses.replace(found, directions=directions, contrast=contrast))
+        return made[0], made[1]
+
+
+class _Nulls:
+    """Nulls of some roles; the sums are filled while the prompts run."""
+
+    def __init__(
+        self,
+        sets: Mapping[str, Sequence[str]],
+        roles: tuple[str, ...],
+        kinds: Sequence[Kind],
+        n: int,
+        norms: str,
+        seed: int,
+    ) -> None:
+        self.names = _null_names(roles, kinds, n, norms)
+        self.roles, self.n, self.norms, self.seed = roles, n, norms, seed
+        base = len(sets["base"])
+        labels = {
+            role: nulls.shuffled_labels(
+                len(sets[role]), base, n, nulls.derived(seed, "shuffled", role)
+            )
+            for role in roles
+            if "shuffled" in kinds
+        }
+        self.sums = {
+            role: WeightedSums(weights[:, : len(sets[role])]) for role, weights in labels.items()
+        }
+        of_base = [weights[:, len(sets[role]) :] for role, weights in labels.items()]
+        halves = nulls.base_against_base(0, base, n, nulls.derived(seed, "base"))
+        self.sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
+
+    def of(self, found: RoleVectors) -> RoleVectors:
+        """The nulls, beside these vectors."""
+        found = found[list(self.roles)]
+        *rests, halved = self.sums["base"].sums.reshape(-1, self.n, *found.directions.shape[1:])
+        own_sums = [sums.sums for name, sums in self.sums.items() if name != "base"]
+        raw = {
+            "shuffled": [own + rest for own, rest in zip(own_sums, rests, strict=True)],
+            "base": [halved],
+        }
+        parts = []
+        for kind, names in self.names.items():
+            if kind == "gaussian":
+                parts.append(nulls.gaussian(found, self.n, self.seed))
+                continue
+            own = torch.stack(raw[kind]).cpu()
+            # What is the same in every prompt cancels, but for the rounding of float64.
+            own[own.norm(dim=-1) <= 1e-12 * found.resid_norm] = 0
+            if self.norms == "matched":
+                own = nulls.matched(own, found.directions[:, None])
+            parts.append(
+                dataclasses.replace(
+                    found,
+                    directions=own.flatten(0, 1).float(),
+                    roles=names,
+                    contrast=f"nulls of {found.contrast}",
+                )
+            )
+        return concat(*parts)
 
 
 def _null_names(
@@ -268,10 +332,10 @@ def _measure(
     sets: Mapping[str, Sequence[str]],
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
-    sums: Mapping[str, WeightedSums] = {},
+    *sums: Mapping[str, WeightedSums],
 ) -> RoleVectors:
     tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
-    found = _contrast(lens, tokens, layers, positions, sums)
+    found = _contrast(lens, tokens, layers, positions, *sums)
     counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
     return dataclasses.replace(found, prompts=counted)
 
@@ -281,7 +345,7 @@ def _contrast(
     tokens: Mapping[str, Tokens],
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
-    sums: Mapping[str, WeightedSums] = {},
+    *sums: Mapping[str, WeightedSums],
 ) -> RoleVectors:
     """Mean of every set minus the mean of the set ``"base"``, which runs once.
 
@@ -297,8 +361,10 @@ def _contrast(
         for name in dict.fromkeys(place[row][0] for row in rows):
             own = torch.tensor([place[row][0] == name for row in rows])
             means[name].add(x[own])
-            if name in sums:
-                sums[name].add(x[own], torch.tensor([place[row][1] for row in rows[own]]))
+            prompts = torch.tensor([place[row][1] for row in rows[own]])
+            for several in sums:
+                if name in several:
+                    several[name].add(x[own], prompts)
             if name == "base":
                 norm.add(x[own].double().norm(dim=-1))
         forward.release_memory()

@@ -20,7 +20,7 @@ from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.progress import Say
 from rolelens.scoring import Method, evaluate
-from rolelens.vectors import RoleVectors, concat
+from rolelens.vectors import RoleVectors, concat, geometry
 from rolelens.vectors.nulls import imitated
 
 TABLES = ("chosen", "table", "transfer", "ablation", "prompted", "given", "answers")
@@ -36,9 +36,9 @@ class Study(Shown):
         chosen: a row for each role or null and fold: its cell, ``strength`` (alpha times the norm
             of d, as a share of the residual norm), its gains where it was chosen, and for roles
             ``rank``: the share of nulls of its domain that gained as much (itself counted), never
-            below ``floor``. With several roles ``shared``, the cosine of d with the mean of all
-            roles; with halves ``split_half``, the cosine of d from one half of the prompts with d
-            from the other, and ``split_half_own``, the same without what the roles share.
+            below ``floor``. With three roles or more ``shared``, the cosine of d with the mean of
+            all roles; with halves ``split_half``, the cosine of d from one half of the prompts with
+            d from the other, and ``split_half_own``, the same without what the roles share.
         table: a row a role, see :func:`rolelens.evidence.effects`; with ``optimism``, the gain
             where the cell was chosen minus the gain on other questions; in letters, the gain where
             the options are ``permuted``; with a text, its ``perplexity`` steered as a multiple of
@@ -301,9 +301,9 @@ def _alike(
     chosen: pd.DataFrame, vectors: RoleVectors, halves: tuple[RoleVectors, RoleVectors] | None
 ) -> pd.DataFrame:
     """Chosen cells with how much of a role's direction all roles share, and how reliable it is."""
-    several = len(vectors.roles) > 1
+    several = len(vectors.roles) > 2
     shared = vectors.mean() if several else None
-    own = tuple(half.project_out(half.mean()) for half in halves) if halves and several else None
+    own = (geometry.own(halves[0]), geometry.own(halves[1])) if halves and several else None
     rows = []
     for row in _records(chosen):
         if row["role"] in vectors.roles:

@@ -10,7 +10,7 @@ import pandas as pd
 from rolelens import evidence, plots, stats
 from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.evidence import Study
-from rolelens.extraction import half_vectors, null_vectors, role_vectors
+from rolelens.extraction import controlled_vectors
 from rolelens.lens import Lens
 from rolelens.patchscope import PROMPT, patchscope
 from rolelens.progress import Say
@@ -126,10 +126,8 @@ def paper(
         halves, nulls = None, gaussian(vectors[_one_each(vectors.roles, domains)], n=n_nulls)
     else:
         say(f"Vectors of {len(roles)} roles and their nulls")
-        vectors = role_vectors(lens, roles, base)
-        halves = half_vectors(lens, roles, base)
-        some = {name: roles[name] for name in _one_each(vectors.roles, domains)}
-        nulls = null_vectors(lens, some, base, n=n_nulls)
+        some = _one_each(list(roles), domains)
+        vectors, halves, nulls = controlled_vectors(lens, roles, base, null_roles=some, n=n_nulls)
     vectors.save(out / "vectors.safetensors")
     study = evidence.study(
         lens,

@@ -4,8 +4,8 @@ Pure mathematics and storage: no model is known here.
 """
 
 from rolelens.vectors.direction import Direction, Source, check_sources, mean
-from rolelens.vectors.estimators import RunningMean, WeightedSums
 from rolelens.vectors.role_vectors import RoleVectors, concat
+from rolelens.vectors.sums import RunningMean, WeightedSums
 
 __all__ = [
     "Direction",

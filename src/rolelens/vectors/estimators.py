@@ -1,4 +1,8 @@
-"""How directions are estimated from activations."""
+"""Estimators of a direction from labelled activations, all with one interface."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -7,49 +11,223 @@ from torch import Tensor
 from rolelens.errors import InputError
 
 
-class RunningMean:
-    """Mean over the first axis of tensors that arrive in batches, accumulated in float64."""
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Activations of one place in the model, with and without what the direction is to stand for.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._sum: Tensor | None = None
-
-    def add(self, batch: Tensor) -> None:
-        """Take in ``[prompt, ...]``."""
-        total = batch.sum(dim=0, dtype=torch.float64)
-        self._sum = total if self._sum is None else self._sum + total
-        self.count += batch.shape[0]
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean so far, float64."""
-        if self._sum is None:
-            raise InputError("the mean of no prompts was asked for; pass at least one.")
-        return self._sum / self.count
-
-
-class WeightedSums:
-    """Weighted sums over prompts of tensors that arrive in batches, accumulated in float64.
-
-    Each row of weights gives one sum; with weights +1/n and -1/m it is a difference of means.
-
-    Args:
-        weights: the weight of every prompt in every sum.
+    Attributes:
+        positive: with it, such as those of role prompts or of correct answers.
+        negative: without it.
+        positive_groups: the group (question, pair) of each; every one its own by default.
+        negative_groups: likewise.
     """
 
-    def __init__(self, weights: Float[Tensor, "null prompt"]) -> None:
-        self._weights = weights.double()
-        self._sums: Tensor | None = None
+    positive: Float[Tensor, "positive d"]
+    negative: Float[Tensor, "negative d"]
+    positive_groups: Int[Tensor, " positive"] | None = None
+    negative_groups: Int[Tensor, " negative"] | None = None
 
-    def add(self, batch: Tensor, prompts: Int[Tensor, " row"]) -> None:
-        """Take in ``[row, ...]``, and which prompt each row is."""
-        weights = self._weights[:, prompts].to(batch.device)
-        total = torch.tensordot(weights, batch.double(), dims=1)
-        self._sums = total if self._sums is None else self._sums + total
+    def __post_init__(self) -> None:
+        for name in ("positive", "negative"):
+            own, groups = getattr(self, name), getattr(self, f"{name}_groups")
+            if not len(own):
+                raise InputError(f"there are no {name} activations; pass at least one.")
+            if not torch.isfinite(own).all():
+                raise InputError(f"the {name} activations are not all finite numbers.")
+            if groups is not None and len(groups) != len(own):
+                raise InputError(
+                    f"{len(own)} {name} activations and {len(groups)} groups do not pair up."
+                )
 
-    @property
-    def sums(self) -> Tensor:
-        """The sums so far, ``[null, ...]``, float64."""
-        if self._sums is None:
-            raise InputError("weighted sums of no prompts were asked for; pass at least one.")
-        return self._sums
+    @cached_property
+    def difference(self) -> Float[Tensor, " d"]:
+        """Mean of the positive minus mean of the negative, in float64."""
+        return self.positive.double().mean(dim=0) - self.negative.double().mean(dim=0)
+
+    @cached_property
+    def differences(self) -> Float[Tensor, "group d"]:
+        """The same within each group that has both, in float64.
+
+        Raises:
+            InputError: no group has both.
+        """
+        groups = []
+        for own, given in (
+            (self.positive, self.positive_groups),
+            (self.negative, self.negative_groups),
+        ):
+            groups.append(torch.arange(len(own)) if given is None else given)
+        both = sorted(set(groups[0].tolist()) & set(groups[1].tolist()))
+        if not both:
+            raise InputError("no group has positive and negative activations; pass both of some.")
+        return torch.stack(
+            [
+                self.positive[groups[0] == group].double().mean(dim=0)
+                - self.negative[groups[1] == group].double().mean(dim=0)
+                for group in both
+            ]
+        )
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A way to make a direction of labelled activations."""
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, raw, in float64."""
+
+
+@dataclass(frozen=True)
+class DifferenceInMeans:
+    """mu - nu (2502.12055 eq. 2; mass-mean probe of 2310.06824).
+
+    Assumes that the two classes differ by a shift alone. Fails where a few activations are much
+    larger than the others, or where directions of high variance that the classes do not share
+    drown the shift.
+    """
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction; its norm is the distance of the means."""
+        return labelled.difference
+
+
+@dataclass(frozen=True)
+class GroupedMean:
+    """Mean over groups of the groups' differences, each of norm 1 (grouped mean of 2602.14143).
+
+    Every question counts the same, whatever its magnitude. Assumes that magnitude says nothing of
+    how right a difference is; fails, beside the plain mean, where small differences are noise.
+
+    Attributes:
+        normalised: whether each difference is divided by its norm; without, it is the mean of the
+            groups' differences, in which a question counts as much as it is large.
+    """
+
+    normalised: bool = True
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction; its norm is at most 1, and 1 where all groups agree."""
+        differences = labelled.differences
+        if self.normalised:
+            differences = torch.nn.functional.normalize(differences, dim=-1)
+        return differences.mean(dim=0)
+
+
+@dataclass(frozen=True)
+class PairedPCA:
+    """First principal component of the groups' differences, not centred (2310.01405).
+
+    The sign is that of the mean difference. Assumes that what varies most between the two of a
+    pair is what they were paired for; fails where something else varies more.
+    """
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, with the norm of the difference in means."""
+        differences = labelled.differences
+        found = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+        along = float(found @ differences.mean(dim=0))
+        return _scaled(found if along >= 0 else -found, labelled)
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Weights of a logistic regression on standardised activations (linear probe).
+
+    Finds what tells the classes apart, which is not what moves one to the other: of two
+    dimensions that say the same it may take the one with less noise, and steering along it can do
+    nothing. Overfits where there are fewer activations than dimensions, unless ``c`` is small.
+
+    Attributes:
+        c: inverse strength of the L2 penalty.
+    """
+
+    c: float = 1.0
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, with the norm of the difference in means."""
+        from sklearn.linear_model import LogisticRegression
+
+        if not self.c > 0:
+            raise InputError(f"c is {self.c}; it has to be above 0.")
+        x, y = _stacked(labelled)
+        spread = x.std(dim=0, correction=0).clamp(min=1e-12)
+        model = LogisticRegression(C=self.c, max_iter=5000, tol=1e-8)
+        model.fit(((x - x.mean(dim=0)) / spread).numpy(), y.numpy())
+        return _scaled(torch.from_numpy(model.coef_[0]).double() / spread, labelled)
+
+
+@dataclass(frozen=True)
+class MassMean:
+    """Σ⁺ (mu - nu), Σ the covariance within classes (2310.06824, the probe for i.i.d. data).
+
+    The optimal probe of two Gaussians that share a covariance. Where there are fewer activations
+    than dimensions Σ has no inverse, the pseudo-inverse looks at what varies only, and noise there
+    is amplified: take :class:`LDA`.
+    """
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, with the norm of the difference in means."""
+        within = _within(labelled)
+        covariance = within.T @ within / len(within)
+        found = torch.linalg.pinv(covariance, hermitian=True) @ labelled.difference
+        return _scaled(found, labelled)
+
+
+@dataclass(frozen=True)
+class LDA:
+    """Linear discriminant, Σ⁻¹ (mu - nu) with Σ shrunk as Ledoit and Wolf have it.
+
+    As :class:`MassMean`, and usable with few activations; with very few it is the difference in
+    means. A probe too: it turns away from dimensions of high variance, which the model may use.
+    """
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, with the norm of the difference in means."""
+        from sklearn.covariance import ledoit_wolf
+
+        covariance, _ = ledoit_wolf(_within(labelled).numpy(), assume_centered=True)
+        found = torch.linalg.solve(torch.from_numpy(covariance), labelled.difference)
+        return _scaled(found, labelled)
+
+
+@dataclass(frozen=True)
+class WithoutShared:
+    """Another estimator's direction without its components along some others.
+
+    Removes what several roles have in common, such as their mean: "specialist rather than
+    everyday". Fails where the role itself lies along it.
+
+    Attributes:
+        estimator: the other.
+        shared: what is removed, such as the mean of all roles; need not be orthogonal.
+    """
+
+    estimator: Estimator
+    shared: Float[Tensor, "n d"]
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The rest of the direction, not scaled up again."""
+        found = self.estimator.fit(labelled)
+        _, sizes, basis = torch.linalg.svd(self.shared.double(), full_matrices=False)
+        kept = basis[sizes > 1e-10 * sizes.max()]
+        rest: Tensor = found - kept.T @ (kept @ found)
+        return rest
+
+
+def _stacked(labelled: Labelled) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+    x = torch.cat([labelled.positive, labelled.negative]).double()
+    y = torch.zeros(len(x), dtype=torch.float64)
+    y[: len(labelled.positive)] = 1.0
+    return x, y
+
+
+def _within(labelled: Labelled) -> Float[Tensor, "n d"]:
+    """Activations minus the mean of their class."""
+    parts = [own.double() for own in (labelled.positive, labelled.negative)]
+    return torch.cat([own - own.mean(dim=0) for own in parts])
+
+
+def _scaled(found: Float[Tensor, " d"], labelled: Labelled) -> Float[Tensor, " d"]:
+    """With the norm of the difference in means, so that strengths compare."""
+    scaled: Tensor = found * (labelled.difference.norm() / found.norm().clamp(min=1e-300))
+    return scaled

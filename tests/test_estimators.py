@@ -1,0 +1,164 @@
+"""Estimators against closed forms and plain NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rolelens as rl
+from rolelens.vectors.estimators import (
+    LDA,
+    DifferenceInMeans,
+    Estimator,
+    GroupedMean,
+    Labelled,
+    Logistic,
+    MassMean,
+    PairedPCA,
+    WithoutShared,
+)
+
+D = 6
+
+
+def drawn(seed: int = 0, n: int = 40, m: int = 40) -> Labelled:
+    """Two classes of a covariance that is no identity."""
+    make = torch.Generator().manual_seed(seed)
+    mix = torch.randn(D, D, generator=make)
+    shift = torch.randn(D, generator=make)
+    positive = torch.randn(n, D, generator=make) @ mix + shift
+    return Labelled(positive, torch.randn(m, D, generator=make) @ mix)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+def test_difference_in_means_is_plain() -> None:
+    own = drawn(m=25)
+    expected = own.positive.numpy().mean(axis=0) - own.negative.numpy().mean(axis=0)
+    np.testing.assert_allclose(DifferenceInMeans().fit(own), expected, atol=1e-6)
+
+
+def grouped(scale: float = 1.0) -> Labelled:
+    """Three questions with several rollouts each, and one that only has wrong ones."""
+    make = torch.Generator().manual_seed(3)
+    right, wrong = torch.randn(6, D, generator=make), torch.randn(7, D, generator=make)
+    of_right, of_wrong = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([2, 1, 1, 0, 2, 2, 9])
+    right, wrong = right.clone(), wrong.clone()
+    right[of_right == 1] *= scale
+    wrong[of_wrong == 1] *= scale
+    return Labelled(right, wrong, of_right, of_wrong)
+
+
+def test_the_grouped_mean_is_that_of_unit_differences() -> None:
+    own, total = grouped(), np.zeros(D)
+    for question in (0, 1, 2):
+        r = own.positive[own.positive_groups == question].numpy().astype(float).mean(axis=0)
+        w = own.negative[own.negative_groups == question].numpy().astype(float).mean(axis=0)
+        total += (r - w) / np.linalg.norm(r - w)
+    np.testing.assert_allclose(GroupedMean().fit(own), total / 3, atol=1e-12)
+
+
+def test_one_question_a_thousand_times_as_large_changes_the_plain_mean_only() -> None:
+    one, other = grouped(), grouped(1000.0)
+    torch.testing.assert_close(GroupedMean().fit(other), GroupedMean().fit(one))
+    plain = GroupedMean(normalised=False)
+    assert cosine(plain.fit(other), plain.fit(one)) < 0.9
+    assert cosine(DifferenceInMeans().fit(other), DifferenceInMeans().fit(one)) < 0.9
+
+
+def test_paired_pca_is_the_top_eigenvector_with_the_sign_of_the_mean() -> None:
+    own = drawn()
+    delta = own.positive.double().numpy() - own.negative.double().numpy()
+    _, vectors = np.linalg.eigh(delta.T @ delta)  # not centred
+    expected = vectors[:, -1] * np.sign(vectors[:, -1] @ delta.mean(axis=0))
+    found = PairedPCA().fit(own)
+    np.testing.assert_allclose(found / found.norm(), expected, atol=1e-10)
+
+
+def test_logistic_weights_are_where_the_penalised_gradient_vanishes() -> None:
+    own = drawn()
+    x = torch.cat([own.positive, own.negative]).double().numpy()
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    z, y = (x - mean) / spread, np.repeat([1.0, 0.0], 40)
+    w = np.zeros(D + 1)  # Newton's method, the intercept not penalised
+    design = np.c_[z, np.ones(len(z))]
+    penalty = np.diag([1.0] * D + [0.0]) / 0.5
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ w))
+        hessian = design.T @ (design * (p * (1 - p))[:, None]) + penalty
+        w -= np.linalg.solve(hessian, design.T @ (p - y) + penalty @ w)
+    expected = torch.from_numpy(w[:D] / spread)
+    assert cosine(Logistic(c=0.5).fit(own), expected) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_mass_mean_is_the_whitened_difference() -> None:
+    own = drawn(n=30, m=50)
+    parts = [p.double().numpy() for p in (own.positive, own.negative)]
+    within = np.concatenate([p - p.mean(axis=0) for p in parts])
+    expected = np.linalg.solve(within.T @ within, parts[0].mean(axis=0) - parts[1].mean(axis=0))
+    assert cosine(MassMean().fit(own), torch.from_numpy(expected)) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_lda_stands_between_the_difference_and_mass_mean() -> None:
+    many, few = drawn(n=4000, m=4000), drawn(n=3, m=3)
+    assert cosine(LDA().fit(many), MassMean().fit(many)) > 0.999
+    assert cosine(LDA().fit(few), few.difference) > cosine(MassMean().fit(few), few.difference)
+
+
+def test_what_is_shared_is_gone() -> None:
+    own = drawn()
+    shared = torch.randn(2, D, generator=torch.Generator().manual_seed(1))
+    found = WithoutShared(DifferenceInMeans(), torch.cat([shared, shared[:1]])).fit(own)
+    basis, _ = np.linalg.qr(shared.double().numpy().T)
+    d = own.difference.numpy()
+    np.testing.assert_allclose(found, d - basis @ (basis.T @ d), atol=1e-6)
+
+
+ALL = [DifferenceInMeans(), GroupedMean(), PairedPCA(), Logistic(), MassMean(), LDA()]
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_directions_turn_with_the_space_and_point_to_the_positive(
+    estimator: Estimator, seed: int
+) -> None:
+    own = drawn(seed)
+    found = estimator.fit(own)
+    assert float(found @ own.differences.mean(dim=0)) >= 0
+    swapped = estimator.fit(Labelled(own.negative, own.positive))
+    torch.testing.assert_close(swapped, -found, atol=1e-4, rtol=1e-3)
+    if isinstance(estimator, Logistic):  # standardising knows the axes
+        return
+    turn = torch.linalg.qr(
+        torch.randn(D, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    ).Q
+    turned = Labelled(own.positive.double() @ turn, own.negative.double() @ turn)
+    torch.testing.assert_close(estimator.fit(turned), found @ turn, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
+def test_planted_directions_are_found(estimator: Estimator) -> None:
+    make = torch.Generator().manual_seed(5)
+    truth = torch.randn(32, generator=make)
+    truth /= truth.norm()
+    noise = [torch.randn(400, 32, generator=make) for _ in range(2)]
+    found = estimator.fit(Labelled(noise[0] + 3 * truth, noise[1]))
+    assert cosine(found, truth) > 0.9
+
+
+def test_bad_labels_are_refused(unchecked) -> None:
+    x = torch.ones(3, D)
+    with pytest.raises(rl.InputError, match="there are no positive activations"):
+        Labelled(x[:0], x)
+    with pytest.raises(rl.InputError, match="negative activations are not all finite"):
+        Labelled(x, x * torch.nan)
+    with pytest.raises(rl.InputError, match="3 positive activations and 2 groups"):
+        Labelled(x, x, torch.tensor([0, 1]))
+    with pytest.raises(rl.InputError, match="no group has positive and negative"):
+        GroupedMean().fit(Labelled(x, x, torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])))
+    with pytest.raises(rl.InputError, match=r"c is 0.0; it has to be above 0"):
+        Logistic(c=0.0).fit(drawn())
