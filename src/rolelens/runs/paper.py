@@ -206,7 +206,7 @@ def _report(
     report = Report(
         f"Role vectors in {lens.name}",
         f"Directions: {contrast}. Cells chosen on one part of {len(bench)} questions and tried on "
-        f"the rest; {method}.",
+        f"the rest; {method} scoring.",
     )
     report.heading("What was found")
     for line in study.verdicts:
