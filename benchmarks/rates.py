@@ -11,15 +11,30 @@ from typing import Any
 import pandas as pd
 
 import rolelens as rl
-from rolelens import patchscope as reading
+from rolelens.patchscope import (
+    Addition,
+    Embedding,
+    LogitLens,
+    Overlap,
+    Reader,
+    SelfIE,
+    TokenIdentity,
+    YesNo,
+    agreement,
+    answers,
+    calibrate,
+    rates,
+    verdicts,
+    vocabulary,
+)
 
-ASKED = 12
+ASKED = 6
 """Base prompts, which no vector was made from, that judges are tried on."""
-READERS: dict[str, reading.Reader] = {
-    "addition": reading.Addition(max_new_tokens=20),
-    "token identity": reading.TokenIdentity(),
-    "SelfIE": reading.SelfIE(max_new_tokens=12),
-    "logit lens": reading.LogitLens(),
+READERS: dict[str, Reader] = {
+    "addition": Addition(max_new_tokens=20),
+    "token identity": TokenIdentity(),
+    "SelfIE": SelfIE(max_new_tokens=12),
+    "logit lens": LogitLens(),
 }
 
 
@@ -52,13 +67,14 @@ def main() -> None:
     nulls = rl.null_vectors(
         lens, roles, base, kinds=("gaussian", "shuffled"), n=1, layers=layers, positions=[-1]
     )
-    words = reading.vocabulary(roles, base)
+    words = vocabulary(roles, base)
     judges: list[Any] = [
-        reading.Overlap(words),
-        reading.Embedding(lens, words),
-        reading.YesNo(lens),
+        Overlap(words),
+        Embedding(lens, words),
+        YesNo(lens),
     ]
-    known = {j.name: reading.calibrate(j, lens, list(roles), asked) for j in judges}
+    tried = answers(lens, list(roles), asked)
+    known = {judge.name: calibrate(judge, tried) for judge in judges}
     print(f"{lens.name}: {len(roles)} roles, layers {layers[0]} to {layers[-1]}, position -1\n")
     for calibration in known.values():
         print(f"- {calibration}")
@@ -71,19 +87,19 @@ def main() -> None:
         readings = rl.patchscope(lens, directions, reader)
         for judge in judges:
             calibration = known[judge.name]
-            verdicts = reading.verdicts(readings, judge, calibration.threshold)
-            said.setdefault(judge.name, []).extend(verdicts["verdict"])
+            found = verdicts(readings, judge, calibration.threshold)
+            said.setdefault(judge.name, []).extend(found["verdict"])
             if calibration.trusted:
-                rates = reading.rates(readings, judge, calibration)
-                best.append((f"{name}, {judge.name}", rates))
-                summary.append({"reader": name, "judge": judge.name, **rates.iloc[-1]})
+                own = rates(readings, judge, calibration)
+                best.append((f"{name}, {judge.name}", own))
+                summary.append({"reader": name, "judge": judge.name, **own.iloc[-1]})
     columns = ["reader", "judge", "n", "rate", "low", "high", "nulls", "mismatched", "difference"]
     frame = pd.DataFrame(summary, columns=[*columns, "difference_low", "difference_high"])
     table(frame)
-    table(reading.agreement(said))
-    for name, rates in best[:1]:
+    table(agreement(said))
+    for name, own in best[:1]:
         print(f"{name}:\n")
-        table(rates.iloc[:-1, : len(rates.columns) - 2])
+        table(own.iloc[:-1, : len(own.columns) - 2])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def execute(path: Path, renderer: str) -> Any:
     from nbclient import NotebookClient
 
     os.environ["PLOTLY_RENDERER"] = renderer
+    # It says that ipywidgets is not installed; nothing here is a widget.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}})
     client.execute()

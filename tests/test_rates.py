@@ -7,9 +7,11 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 import rolelens as rl
 from rolelens.patchscope import (
+    Answers,
     Calibration,
     Reading,
     agreement,
+    answers,
     calibrate,
     confusion,
     rates,
@@ -131,7 +133,9 @@ def test_a_judge_is_tried_on_prompted_answers(llama: rl.Lens, monkeypatch) -> No
         def score(self, texts, roles):
             return [float(text.count("soup")) for text in texts]
 
-    found = calibrate(Soup(), llama, ["cook"], [f"prompt {n}" for n in range(6)])
+    tried = answers(llama, ["cook"], [f"prompt {n}" for n in range(6)])
+    assert tried == Answers(tuple(told), ("cook",) * 6, tuple(plain))
+    found = calibrate(Soup(), tried)
     truth, scores = [1] * 6 + [0] * 6, [t.count("soup") for t in told + plain]
     assert found.auroc == pytest.approx(roc_auc_score(truth, scores))
     assert found.low <= found.auroc <= found.high

@@ -12,8 +12,10 @@ from rolelens.patchscope.judges import (
     vocabulary,
 )
 from rolelens.patchscope.rates import (
+    Answers,
     Calibration,
     agreement,
+    answers,
     calibrate,
     confusion,
     rates,
@@ -35,6 +37,7 @@ __all__ = [
     "PROMPT",
     "QUESTION",
     "Addition",
+    "Answers",
     "Asked",
     "Calibration",
     "Embedding",
@@ -48,6 +51,7 @@ __all__ = [
     "TokenIdentity",
     "YesNo",
     "agreement",
+    "answers",
     "calibrate",
     "confusion",
     "judged",

@@ -57,37 +57,64 @@ class Calibration:
         return f"{found}; below {TRUSTED}, so it cannot tell and no rate is given"
 
 
-def calibrate(
-    judge: Judge,
+@dataclass(frozen=True)
+class Answers:
+    """Answers whose role is known, which judges are tried on.
+
+    Attributes:
+        prompted: answers of the model when it is told to be a role.
+        roles: that role, for each of them.
+        plain: its answers to the same prompts without a role.
+    """
+
+    prompted: tuple[str, ...]
+    roles: tuple[str, ...]
+    plain: tuple[str, ...]
+
+
+def answers(
     lens: Lens,
     roles: Sequence[str],
     prompts: Sequence[str],
     *,
     system: str = "You are a {role}.",
     max_new_tokens: int = 40,
-    seed: int = 0,
-) -> Calibration:
-    """Try a judge on answers whose role is known: with the role as system prompt, and without.
+) -> Answers:
+    """Answer prompts as each role, with the role as system prompt, and without.
 
     Args:
-        judge: who is tried.
         lens: the model that answers.
         roles: the roles; each prompt is answered as each.
         prompts: what is asked.
         system: the system prompt.
         max_new_tokens: length of an answer at most, in tokens.
-        seed: of the order in which answers are judged.
     """
     if not roles or not prompts:
         raise InputError("a judge is tried on at least one role and one prompt.")
     plain = lens.generate(prompts, max_new_tokens=max_new_tokens)
-    texts, asked = [], []
+    prompted: list[str] = []
     for role in roles:
         said = system.replace("{role}", role)
-        texts += lens.generate(prompts, system=said, max_new_tokens=max_new_tokens)
-        asked += [role] * len(prompts)
-    scores = judged(judge, texts + plain * len(roles), asked * 2, seed=seed)
-    first, second = np.array(scores[: len(texts)]), np.array(scores[len(texts) :])
+        prompted += lens.generate(prompts, system=said, max_new_tokens=max_new_tokens)
+    of = [role for role in roles for _ in prompts]
+    return Answers(tuple(prompted), tuple(of), tuple(plain * len(roles)))
+
+
+def calibrate(judge: Judge, tried: Answers, *, seed: int = 0) -> Calibration:
+    """Try a judge on answers whose role is known.
+
+    Args:
+        judge: who is tried.
+        tried: the answers, from :func:`answers`.
+        seed: of the order in which they are judged.
+
+    Raises:
+        InputError: the judge gave no verdict on any of them.
+    """
+    texts, asked = [*tried.prompted, *tried.plain], [*tried.roles, *tried.roles]
+    scores = judged(judge, texts, asked, seed=seed)
+    n = len(tried.prompted)
+    first, second = np.array(scores[:n]), np.array(scores[n:])
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
     if not len(first) or not len(second):
         raise InputError(f"{judge.name} gave no verdict on the answers it was tried on.")
@@ -99,7 +126,7 @@ def calibrate(
         low=found.low[0],
         high=found.high[0],
         threshold=_threshold(first, second),
-        answers=len(texts),
+        answers=n,
     )
 
 

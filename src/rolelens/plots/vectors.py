@@ -1,6 +1,7 @@
 """Figures of how role vectors lie to each other."""
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,6 +12,10 @@ from rolelens.errors import unknown
 from rolelens.plots.style import COLOURS, DIVERGING, line, panel, styled
 from rolelens.vectors import RoleVectors
 from rolelens.vectors.geometry import PCA
+
+Box: TypeAlias = tuple[float, float, float, float]
+LABEL, PLANE = 11, 520
+"""Size of the labels of a plane of roles, and how wide and high it is about, in pixels."""
 
 
 def cosines(vectors: RoleVectors, layer: int, position: int = -1) -> go.Figure:
@@ -45,9 +50,9 @@ def pca(found: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
         found: the components.
         domains: the domain of each role, which colours it.
     """
-    figure = go.Figure()
-    groups = found.table["role"].map(dict(domains)) if domains else pd.Series("", found.table.index)
-    for n, (domain, own) in enumerate(found.table.groupby(groups, sort=False)):
+    figure, table = go.Figure(), found.table.assign(where=_places(found.table))
+    groups = table["role"].map(dict(domains)) if domains else pd.Series("", table.index)
+    for n, (domain, own) in enumerate(table.groupby(groups, sort=False)):
         figure.add_trace(
             go.Scatter(
                 x=own["x"],
@@ -55,8 +60,8 @@ def pca(found: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
                 text=own["role"],
                 name=str(domain),
                 mode="markers+text",
-                textposition="top center",
-                textfont={"size": 11},
+                textposition=own["where"],
+                textfont={"size": LABEL},
                 marker={"size": 9, "color": COLOURS[n % len(COLOURS)]},
                 cliponaxis=False,
                 showlegend=bool(domains),
@@ -67,7 +72,35 @@ def pca(found: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
         ("second", found.explained[1], figure.update_yaxes),
     ):
         update(title=f"{axis} component ({share:.0%} of the variance)")
-    return styled(figure, "Role vectors on their principal components", height=640)
+    return styled(figure, "Role vectors on their principal components", height=PLANE + 140)
+
+
+def _places(table: pd.DataFrame) -> list[str]:
+    """Where each role's label stands, so that it covers as little as possible of what is there."""
+    ends = [(table[axis].min(), table[axis].max()) for axis in "xy"]
+    scales = [PLANE / ((high - low) or 1.0) for low, high in ends]
+    points = [(x * scales[0], y * scales[1]) for x, y in zip(table["x"], table["y"], strict=True)]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    chosen = []
+    for (x, y), role in zip(points, table["role"], strict=True):
+        width, height = 0.6 * LABEL * len(role), 1.4 * LABEL
+        boxes = {
+            "top center": (x - width / 2, y + 5, x + width / 2, y + 5 + height),
+            "bottom center": (x - width / 2, y - 5 - height, x + width / 2, y - 5),
+            "middle right": (x + 6, y - height / 2, x + 6 + width, y + height / 2),
+            "middle left": (x - 6 - width, y - height / 2, x - 6, y + height / 2),
+        }
+        best = min(boxes, key=lambda name: sum(_overlap(boxes[name], other) for other in taken))
+        chosen.append(best)
+        taken.append(boxes[best])
+    return chosen
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """The area that two boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def clustering(table: pd.DataFrame) -> go.Figure:
@@ -95,7 +128,8 @@ def reliability(table: pd.DataFrame, value: str = "cosine") -> go.Figure:
         layers, values = own["layer"].tolist(), own[value].tolist()
         figure.add_trace(line(str(role), layers, values, n, "cosine"))
     figure.update_xaxes(title="layer")
-    figure.update_yaxes(title="cosine of two halves", range=[-0.05, 1.05])
+    lowest = min(0.0, float(table[value].min()))
+    figure.update_yaxes(title="cosine of two halves", range=[lowest - 0.05, 1.05])
     what = "without what the roles share" if value == "own" else "of the prompts' halves"
     height = max(420, 160 + 20 * table["role"].nunique())
     return styled(figure, f"Split-half reliability, {what}", height=height)
