@@ -28,8 +28,6 @@ from rolelens.patchscope import (
     vocabulary,
 )
 
-ASKED = 6
-"""Base prompts, which no vector was made from, that judges are tried on."""
 READERS: dict[str, Reader] = {
     "addition": Addition(max_new_tokens=20),
     "token identity": TokenIdentity(),
@@ -60,7 +58,7 @@ def main() -> None:
     generic = list(
         rl.load_base(folder / "base_prompts" / "train.json") if folder else rl.load_base()
     )
-    base, asked = generic[:-ASKED][:128], generic[-ASKED:]
+    base = generic[:128]
     top = int(0.8 * lens.n_layers)
     layers = range(1, top, given.every)
     vectors = rl.role_vectors(lens, roles, base, layers=layers, positions=[-1])
@@ -73,7 +71,7 @@ def main() -> None:
         Embedding(lens, words),
         YesNo(lens),
     ]
-    tried = answers(lens, list(roles), asked)
+    tried = answers(lens, list(roles))
     known = {judge.name: calibrate(judge, tried) for judge in judges}
     print(f"{lens.name}: {len(roles)} roles, layers {layers[0]} to {layers[-1]}, position -1\n")
     for calibration in known.values():

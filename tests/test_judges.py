@@ -30,10 +30,10 @@ TEXTS = ["The judge reads a contract.", "Soup with bread!", "", "{role} and {tex
 def test_the_vocabulary_is_what_tells_the_roles_apart() -> None:
     words = vocabulary(ROLES, BASE)
     assert set(words) == set(ROLES)
-    assert list(words["lawyer"])[:2] == ["contract", "judge"]
-    assert {"soup", "recipe"} <= set(words["cook"])
-    assert "explain" not in words["cook"]
-    assert words["lawyer"]["lawyer"] == max(words["lawyer"].values())
+    assert list(words["lawyer"])[:2] == ["contr", "judge"]
+    assert {"soup", "recip"} <= set(words["cook"])
+    assert "expla" not in words["cook"]
+    assert words["lawyer"]["lawye"] == max(words["lawyer"].values())
     assert len(vocabulary(ROLES, BASE, 1)["cook"]) == 2  # and the name
 
 
@@ -55,12 +55,13 @@ def test_the_weights_are_the_log_odds_of_monroe_et_al() -> None:
 
     odds = logit(counts["own"], own) - logit(counts["rest"], rest)
     variance = 1 / (counts["own"] + counts["prior"]) + 1 / (counts["rest"] + counts["prior"])
-    assert words["lawyer"]["contract"] == pytest.approx(odds / math.sqrt(variance))
+    assert words["lawyer"]["contr"] == pytest.approx(odds / math.sqrt(variance))
 
 
 def test_overlap_is_the_mean_weight_of_the_words() -> None:
-    judge = Overlap({"a": {"soup": 2.0, "bread": 1.0}})
+    judge = Overlap({"a": {"soup": 2.0, "bread": 1.0, "mathematician": 3.0}})
     assert judge.score(["Soups and bread", "", "no such"], ["a"] * 3) == [1.0, 0.0, 0.0]
+    assert judge.score(["Mathematical"], ["a"]) == [3.0]
     with pytest.raises(rl.InputError, match="no role 'b'"):
         judge.score(["soup"], ["b"])
 

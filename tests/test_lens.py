@@ -106,6 +106,37 @@ def test_sampling_depends_on_the_seed_and_not_on_the_batch(llama: rl.Lens) -> No
     assert mixed[0] == first[0]
 
 
+def test_prompts_of_several_lengths_are_answered_together(llama: rl.Lens, monkeypatch) -> None:
+    seen: list[int] = []
+    decode = forward.decode
+
+    def counted(model, batch, *args, **options):
+        seen.append(len(batch.rows))
+        return decode(model, batch, *args, **options)
+
+    monkeypatch.setattr(forward, "decode", counted)
+    found = llama.generate(tiny.PROMPTS, max_new_tokens=4)
+    assert seen == [len(tiny.PROMPTS)]
+    llama.generate(tiny.PROMPTS, max_new_tokens=10_000 if llama.n_ctx < 10_000 else llama.n_ctx)
+    assert max(seen[1:]) < len(tiny.PROMPTS)  # where there is little room, each has all of it
+    raw = [("blocks.2.hook_resid_pre", lambda x, hook: x)]
+    with llama.steered(raw):
+        assert llama.generate(tiny.PROMPTS, max_new_tokens=4) == found
+
+
+def test_each_prompt_may_have_its_own_system_prompt(llama: rl.Lens) -> None:
+    said = ["Be kind.", "Be brief and clear.", "Be kind."]
+    options = {"max_new_tokens": 5}
+    found = llama.generate(tiny.PROMPTS[:3], system=said, **options)
+    alone = [
+        llama.generate([prompt], system=own, **options)[0]
+        for prompt, own in zip(tiny.PROMPTS[:3], said, strict=True)
+    ]
+    assert found == alone
+    with pytest.raises(rl.InputError, match="3 prompts and 2 system prompts do not pair up"):
+        llama.generate(tiny.PROMPTS[:3], system=said[:2])
+
+
 def test_streaming_gives_the_text_of_generate(llama: rl.Lens) -> None:
     hooks = rl.add(direction(llama), 2.0)
     pieces = list(llama.stream(tiny.PROMPTS[0], hooks=hooks, max_new_tokens=12))

@@ -123,6 +123,7 @@ def test_a_judge_is_tried_on_prompted_answers(llama: rl.Lens, monkeypatch) -> No
     told = [f"{'soup ' * (n != 5)}{n}" for n in range(6)]
 
     def generate(prompts, *, system=None, **options):
+        assert system in (None, ["You are a cook."] * 6)
         return told if system else plain
 
     monkeypatch.setattr(llama, "generate", generate)

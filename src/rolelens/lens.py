@@ -105,7 +105,7 @@ class Lens(Shown):
         prompts: Sequence[str],
         answers: Sequence[str] | None = None,
         *,
-        system: str | None = None,
+        system: str | Sequence[str] | None = None,
         raw: bool = False,
     ) -> Tokens:
         """Render prompts in the chat format and tokenize them.
@@ -113,7 +113,7 @@ class Lens(Shown):
         Args:
             prompts: what the user says.
             answers: an answer to each, appended where the model's own would begin.
-            system: a system prompt for all of them.
+            system: a system prompt for all of them, or one for each.
             raw: take the prompts as texts that stand alone, without the chat format.
 
         Raises:
@@ -135,11 +135,12 @@ class Lens(Shown):
             ids = [self.chat.raw_ids(prompt) for prompt in prompts]
             lengths = [len(sequence) for sequence in ids]
         elif answers is None:
-            ids = [self.chat.ids(prompt, system) for prompt in prompts]
+            pairs = zip(prompts, _each(system, len(prompts)), strict=True)
+            ids = [self.chat.ids(prompt, own) for prompt, own in pairs]
             lengths = [len(sequence) for sequence in ids]
         else:
-            pairs = zip(prompts, answers, strict=True)
-            both = [self.chat.ids_with_answer(p, a, system) for p, a in pairs]
+            triples = zip(prompts, answers, _each(system, len(prompts)), strict=True)
+            both = [self.chat.ids_with_answer(p, a, own) for p, a, own in triples]
             ids, lengths = [whole for whole, _ in both], [start for _, start in both]
         for prompt, sequence in zip(prompts, ids, strict=True):
             if len(sequence) > self.n_ctx:
@@ -166,7 +167,7 @@ class Lens(Shown):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-        system: str | None = None,
+        system: str | Sequence[str] | None = None,
         begun: str = "",
         raw: bool = False,
         cache: bool = True,
@@ -180,7 +181,7 @@ class Lens(Shown):
             temperature: 0 is greedy.
             top_p: nucleus, for temperatures above 0.
             seed: of the sampling; an answer depends on its place in the list, not on the others.
-            system: a system prompt for all of them.
+            system: a system prompt for all of them, or one for each.
             begun: how every answer begins; steered as generated, and not part of what is returned.
             raw: continue the prompts as texts that stand alone, without the chat format.
             cache: keep keys and values between tokens; the text is the same without, and slower.
@@ -197,7 +198,8 @@ class Lens(Shown):
                 "with a new line, or answer the prompts one by one."
             )
         answers = [""] * len(prompts)
-        for batch in forward.batches(tokens, same_prompt_length=True):
+        mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
+        for batch in forward.batches(tokens, same_prompt_length=not mixed):
             steps = self._decode(
                 batch, hooks, max_new_tokens, _picker(temperature, top_p, seed, batch.rows), cache
             )
@@ -241,6 +243,17 @@ class Lens(Shown):
         }
         return Card("Lens", facts, "rl.role_vectors(lens, rl.load_roles(), rl.load_base())")
 
+    def _mixes(self, tokens: Tokens, hooks: Hooks, max_new_tokens: int) -> bool:
+        """Whether prompts of several lengths can be answered together."""
+        lengths = [len(ids) for ids in tokens.ids]
+        behind = () if callable(hooks) else hooks
+        return (
+            len(set(lengths)) > 1
+            and max(lengths) + max_new_tokens <= self.n_ctx
+            and not any(name.startswith(("ln_final", "unembed")) for name, _ in behind)
+            and forward.resumes(self.model)
+        )
+
     def _decode(
         self,
         batch: Batch,
@@ -282,6 +295,15 @@ class Lens(Shown):
         stop = self._stop_ids()
         end = next((n for n, i in enumerate(ids) if i in stop), len(ids))
         return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+
+def _each(system: str | Sequence[str] | None, n: int) -> list[str | None]:
+    """The system prompt of each of n prompts."""
+    if system is None or isinstance(system, str):
+        return [system] * n
+    if len(system) != n:
+        raise InputError(f"{n} prompts and {len(system)} system prompts do not pair up.")
+    return list(system)
 
 
 def _picker(

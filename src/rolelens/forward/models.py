@@ -40,6 +40,7 @@ def run(
     cache: Any = None,
     *,
     last_only: bool = False,
+    behind: Int[Tensor, " row"] | None = None,
 ) -> Float[Tensor, "row read vocab"]:
     """Logits of tokens that follow those in the cache, which grows by them.
 
@@ -48,6 +49,8 @@ def run(
         ids: tokens, without padding on the left.
         cache: from :func:`new_cache`; the forward pass fills it.
         last_only: unembed the last position only, where the model can.
+        behind: how many tokens of the cache each row follows, after :func:`move_right`; all of
+            them by default.
     """
     ids = ids.to(model.cfg.device)
     kwargs: dict[str, Any] = {}
@@ -57,6 +60,12 @@ def run(
             kwargs["past_key_values"] = cache
         if last_only and "logits_to_keep" in _forward_parameters(model):
             kwargs["logits_to_keep"] = 1
+        if behind is not None:
+            ends = behind.to(ids.device)[:, None]
+            before, new = cache.get_seq_length(), torch.arange(ids.shape[1], device=ids.device)
+            every = torch.arange(before + len(new), device=ids.device)
+            kwargs["position_ids"] = ends + new
+            kwargs["attention_mask"] = (every >= before - ends).long()
     else:
         # HookedTransformer would take every token that equals the pad token for padding.
         kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(ids)}
@@ -64,12 +73,18 @@ def run(
     return logits
 
 
-def new_cache(model: HookedModel, rows: int) -> Any:
-    """An empty cache of keys and values."""
+def new_cache(model: HookedModel, rows: int, *, whole: bool = False) -> Any:
+    """An empty cache of keys and values.
+
+    Args:
+        model: the model.
+        rows: how many there are.
+        whole: of a bridge: keep everything where attention is sliding, too; the mask cuts it.
+    """
     if is_bridge(model):
         from transformers import DynamicCache
 
-        return DynamicCache(config=_wrapped(model).config)
+        return DynamicCache() if whole else DynamicCache(config=_wrapped(model).config)
     from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
     return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
@@ -83,6 +98,18 @@ def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
     for entry in cache.entries:
         entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
     cache.previous_attention_mask = cache.previous_attention_mask[rows]
+
+
+def move_right(cache: Any, lengths: Int[Tensor, " row"]) -> None:
+    """Move the first tokens of each row of a whole cache to its right end, over the padding."""
+    width = cache.get_seq_length()
+    for entry in cache.layers:
+        device = entry.keys.device
+        index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(device)
+        rows = torch.arange(len(lengths), device=device)[:, None]
+        for name in ("keys", "values"):
+            kept = getattr(entry, name).transpose(1, 2)[rows, index].transpose(1, 2)
+            setattr(entry, name, kept.contiguous())
 
 
 def unembed(

@@ -107,17 +107,21 @@ def decode(
     hooks: Hooks = (),
     cache: bool = True,
 ) -> Iterator[Int[Tensor, " row"]]:
-    """Generate for prompts of equal length, one token a row and step.
+    """Generate, one token a row and step.
 
     Args:
-        model: the model.
-        batch: prompts of equal length.
+        model: the model; one that resumes where the prompts have several lengths.
+        batch: the prompts.
         pick: chooses the next token of each row from its logits and the ids so far.
         max_new_tokens: how many steps at most.
         hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
-            with a ``first`` edited token, what all prompts share before it runs once.
-        cache: keep keys and values; without, every step runs the whole sequence again.
+            with a ``first`` edited token, what prompts of one length share before it runs once.
+        cache: keep keys and values; without, every step runs the whole sequence again, and the
+            prompts have to be of one length.
     """
+    if len(set(batch.lengths.tolist())) > 1:
+        yield from _decode_several_lengths(model, batch, pick, max_new_tokens, hooks)
+        return
     ids = batch.ids.to(model.cfg.device)
     start = _untouched(batch, hooks) if cache else 0
     kept = models.new_cache(model, 1 if start else len(batch.rows)) if cache else None
@@ -132,6 +136,29 @@ def decode(
         start = ids.shape[1] if cache else 0
         ids = torch.cat([ids, chosen[:, None]], dim=1)
         yield chosen
+
+
+def _decode_several_lengths(
+    model: HookedModel,
+    batch: Batch,
+    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]],
+    max_new_tokens: int,
+    hooks: Hooks,
+) -> Iterator[Int[Tensor, " row"]]:
+    """Padded on the right at first, so that columns are positions, and then on the left."""
+    lengths = batch.lengths
+    cache = models.new_cache(model, len(lengths), whole=True)
+    last = (lengths - 1)[:, None]
+    logits = unembed(model, _final_residual(model, batch, last, hooks, cache=cache)[:, 0])
+    models.move_right(cache, lengths)
+    for step in range(max_new_tokens):
+        chosen = pick(logits.float(), batch.ids)
+        yield chosen
+        if step + 1 < max_new_tokens:
+            behind = lengths + step
+            with steered(model, batch, hooks, (), positions=behind[:, None]):
+                found = models.run(model, chosen[:, None], cache, last_only=True, behind=behind)
+            logits = found[:, -1]
 
 
 def _untouched(batch: Batch, hooks: Hooks) -> int:
@@ -150,6 +177,7 @@ def steered(
     *,
     start: int = 0,
     width: int | None = None,
+    positions: Int[Tensor, "row position"] | None = None,
 ) -> Iterator[None]:
     """Install hooks, publish the positions of this forward pass, and undo both at the end.
 
@@ -160,8 +188,9 @@ def steered(
     for name, _ in mine:
         if name not in known:
             raise InputError(f"the model has no hook {name!r}; it has {model.cfg.n_layers} layers.")
+    columns = start + torch.arange(batch.ids.shape[1] if width is None else width)
     published = Running(
-        positions=start + torch.arange(batch.ids.shape[1] if width is None else width),
+        positions=columns if positions is None else positions,
         prompt_lengths=batch.prompt_lengths,
         n_post=batch.n_post,
         source=batch.source,

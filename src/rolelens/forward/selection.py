@@ -21,13 +21,14 @@ class Running:
     """What hooks may know of the forward pass they are called in.
 
     Attributes:
-        positions: absolute positions of the tokens in this forward pass.
+        positions: absolute positions of the tokens in this forward pass; with a row each where
+            prompts of several lengths are continued.
         prompt_lengths: tokens of each row's prompt.
         n_post: how many of the prompt's last tokens are post-instruction tokens.
         source: the lens that runs it.
     """
 
-    positions: Int[Tensor, " position"]
+    positions: Int[Tensor, "*row position"]
     prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
@@ -38,16 +39,16 @@ running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 def selected(now: Running, tokens: Selection) -> Bool[Tensor, "row position"]:
     """Which tokens of a forward pass a selection names."""
-    positions, lengths = now.positions[None, :], now.prompt_lengths[:, None]
-    rows = len(now.prompt_lengths)
+    lengths = now.prompt_lengths[:, None]
+    rows = len(lengths)
+    positions = now.positions.expand(rows, -1)
     if not isinstance(tokens, str):
         if any(position < 0 for position in tokens):
             raise InputError(f"tokens is {list(tokens)}; absolute positions count from 0.")
-        chosen = torch.isin(now.positions, torch.tensor(list(tokens), dtype=torch.long))
-        return chosen[None].expand(rows, -1)
+        return torch.isin(positions, torch.tensor(list(tokens), dtype=torch.long))
     match tokens:
         case "all":
-            return (positions >= 0).expand(rows, -1)
+            return positions >= 0
         case "prompt":
             return positions < lengths
         case "generated":

@@ -26,6 +26,8 @@ Is the model being steered toward the {role} role? Answer with Yes or No.
 Answer:"""
 """The question of 2502.12055 to its judge, after the text that is judged."""
 T = TypeVar("T")
+STEM = 5
+"""Letters of a word that count."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -126,7 +128,8 @@ class Overlap:
         """See :class:`Judge`."""
         found = []
         for text, role in zip(texts, roles, strict=True):
-            own = _of(self.vocabulary, role)
+            known = _of(self.vocabulary, role).items()
+            own = {stem: weight for word, weight in known for stem in _words(word)}
             words = _words(text)
             found.append(sum(own.get(word, 0.0) for word in words) / max(1, len(words)))
         return found
@@ -173,7 +176,7 @@ class Embedding:
 def vocabulary(
     roles: Mapping[str, Sequence[str]], base: Sequence[str], n: int = 100
 ) -> dict[str, dict[str, float]]:
-    """The words that tell each role's prompts from the others' and from base prompts.
+    """The words that tell each role's prompts from the others' and from base prompts, as stems.
 
     Ranked by the z-score of the log-odds with an informative Dirichlet prior (Monroe et al. 2008,
     eq. 22), which is also their weight; the words of the role's name stand among them.
@@ -235,7 +238,8 @@ def _asked(question: str, texts: Sequence[str], roles: Sequence[str]) -> list[st
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower().removesuffix("s") for word in _WORD.findall(text)]
+    """Stems: mathematician, mathematical and mathematics are one word."""
+    return [word.lower().removesuffix("s")[:STEM] for word in _WORD.findall(text)]
 
 
 def _of(known: Mapping[str, T], role: str) -> T:

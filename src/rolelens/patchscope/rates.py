@@ -17,6 +17,17 @@ from rolelens.patchscope.judges import Judge, judged
 from rolelens.patchscope.readers import Reading
 from rolelens.vectors.nulls import imitated
 
+TELLING = (
+    "Tell me about yourself.",
+    "What did you do at work today?",
+    "What do you know more about than most people?",
+    "What should I ask you about?",
+    "Describe the last problem that you solved.",
+    "What do you read to keep up?",
+    "What advice do people come to you for?",
+    "What is on your desk?",
+)
+"""Questions whose answers show a role, if the model takes one on at all."""
 TRUSTED = 0.7
 """AUROC below which a judge's verdicts are not counted."""
 
@@ -75,7 +86,7 @@ class Answers:
 def answers(
     lens: Lens,
     roles: Sequence[str],
-    prompts: Sequence[str],
+    prompts: Sequence[str] = TELLING,
     *,
     system: str = "You are a {role}.",
     max_new_tokens: int = 40,
@@ -85,18 +96,18 @@ def answers(
     Args:
         lens: the model that answers.
         roles: the roles; each prompt is answered as each.
-        prompts: what is asked.
+        prompts: what is asked; answers to questions that leave the role no room tell no judge
+            anything.
         system: the system prompt.
         max_new_tokens: length of an answer at most, in tokens.
     """
     if not roles or not prompts:
         raise InputError("a judge is tried on at least one role and one prompt.")
     plain = lens.generate(prompts, max_new_tokens=max_new_tokens)
-    prompted: list[str] = []
-    for role in roles:
-        said = system.replace("{role}", role)
-        prompted += lens.generate(prompts, system=said, max_new_tokens=max_new_tokens)
     of = [role for role in roles for _ in prompts]
+    said = [system.replace("{role}", role) for role in of]
+    asked = list(prompts) * len(roles)
+    prompted = lens.generate(asked, system=said, max_new_tokens=max_new_tokens)
     return Answers(tuple(prompted), tuple(of), tuple(plain * len(roles)))
 
 
@@ -163,12 +174,15 @@ def rates(
     if not calibration.trusted:
         raise InputError(f"{calibration}.")
     table = verdicts(readings, judge, calibration.threshold, mismatched=mismatched, seed=seed)
-    shares = table.pivot_table(index="role", columns="kind", values="verdict", aggfunc="mean")
-    counts = table[table["kind"] == "own"].groupby("role")["verdict"].agg(["sum", "count"])
+    means = table.pivot_table(index="role", columns="kind", values="verdict", aggfunc="mean")
+    shares: dict[Any, Any] = means.to_dict("index")
+    own_verdicts = table[table["kind"] == "own"].groupby("role")["verdict"]
+    counts: dict[Any, Any] = own_verdicts.agg(["sum", "count"]).to_dict("index")
     rows: list[dict[str, Any]] = []
-    for role in dict.fromkeys(table["role"]):
-        own = {kind: float(shares.loc[role].get(kind, np.nan)) for kind in KINDS}
-        k, n = (int(value) for value in counts.loc[role])
+    named = dict.fromkeys(reading.direction.role for reading in readings)
+    for role in (name for name in named if name in counts):
+        own = {kind: float(shares[role].get(kind, np.nan)) for kind in KINDS}
+        k, n = int(counts[role]["sum"]), int(counts[role]["count"])
         low, high = stats.wilson(k, n)
         chance = np.nanmax([own["null"], own["mismatched"]])
         rows.append(
