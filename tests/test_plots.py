@@ -128,3 +128,11 @@ def test_rates_and_confusion_are_drawn_as_computed() -> None:
     square = confusion(readings()[:-2], Named())
     panel = rl.plots.confusion(square).data[0]
     assert panel.z.tolist() == square.to_numpy().tolist()
+
+
+def test_labels_of_crowded_roles_stand_apart() -> None:
+    rows = [("software engineer", 0.0, 0.0), ("data scientist", 0.05, 0.0), ("nurse", 9.0, 9.0)]
+    found = geometry.PCA(pd.DataFrame(rows, columns=["role", "x", "y"]), (0.6, 0.3))
+    (trace,) = rl.plots.pca(found).data
+    assert trace.textposition[0] != trace.textposition[1]
+    assert trace.textposition[2] == "top center"
