@@ -54,10 +54,18 @@ def main() -> None:
             for row in planted.questions(QUESTIONS, seed)
         ]
         bench = rl.load_benchmark(asked)
-        options = {"layers": [1, 2], "alphas": [ALPHA], "ablated": 0, "anyway": True}
         with progress.quiet():
             found = evidence.study(
-                lens, vectors, bench, ROLES, seed=seed, positions=[-1], **options
+                lens,
+                vectors,
+                bench,
+                ROLES,
+                seed=seed,
+                layers=[1, 2],
+                positions=[-1],
+                alphas=[ALPHA],
+                ablated=0,
+                anyway=True,
             )
         changed = evidence.changes(found.answers).abs()
         inside = found.answers["domain"] == found.answers["role"].map(ROLES)

@@ -23,7 +23,7 @@ from rolelens.patchscope import (
     agreement,
     answers,
     calibrate,
-    rates,
+    tally,
     verdicts,
     vocabulary,
 )
@@ -88,7 +88,7 @@ def main() -> None:
             found = verdicts(readings, judge, calibration.threshold)
             said.setdefault(judge.name, []).extend(found["verdict"])
             if calibration.trusted:
-                own = rates(readings, judge, calibration)
+                own = tally(found)
                 best.append((f"{name}, {judge.name}", own))
                 summary.append({"reader": name, "judge": judge.name, **own.iloc[-1]})
     columns = ["reader", "judge", "n", "rate", "low", "high", "nulls", "mismatched", "difference"]

@@ -43,7 +43,7 @@ def one_by_one(
 
 
 def main() -> None:
-    """Check that the texts are the same, then print the ratios."""
+    """Print the ratios, and how many texts are the same."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=Path, help="a file from rolelens extract")
     given = parser.parse_args()

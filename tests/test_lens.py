@@ -70,7 +70,7 @@ def test_a_selection_changes_the_same_tokens_with_and_without_the_cache(
             forward.batches(llama.tokenize(tiny.PROMPTS[1:2]))[0],
             hooks,
             12,
-            lambda logits, ids: torch.full((1,), 7),
+            lambda logits: torch.full((1,), 7),
             cache,
         )
         assert len(list(steps)) == 12
@@ -117,7 +117,7 @@ def test_prompts_of_several_lengths_are_answered_together(llama: rl.Lens, monkey
     monkeypatch.setattr(forward, "decode", counted)
     found = llama.generate(tiny.PROMPTS, max_new_tokens=4)
     assert seen == [len(tiny.PROMPTS)]
-    llama.generate(tiny.PROMPTS, max_new_tokens=10_000 if llama.n_ctx < 10_000 else llama.n_ctx)
+    llama.generate(tiny.PROMPTS, max_new_tokens=llama.n_ctx)
     assert max(seen[1:]) < len(tiny.PROMPTS)  # where there is little room, each has all of it
     raw = [("blocks.2.hook_resid_pre", lambda x, hook: x)]
     with llama.steered(raw):
@@ -153,7 +153,7 @@ def test_generation_stops_at_the_context_length(llama: rl.Lens) -> None:
             forward.batches(llama.tokenize(tiny.PROMPTS[:1]))[0],
             (),
             10_000,
-            lambda logits, ids: torch.full((1,), 7),
+            lambda logits: torch.full((1,), 7),
             True,
         )
     )

@@ -10,8 +10,7 @@ import tiny
 from rolelens import scoring
 from rolelens.scoring import letter_prompt
 from rolelens.sweep.grid import make_grid
-from rolelens.sweep.screen import screen
-from rolelens.sweep.search import _controlled
+from rolelens.sweep.screen import controlled, screen
 
 WORDS = "stone bird lamp river sea rice boat fog marsh song fire ice grass snow sky blood".split()
 QUESTIONS = [
@@ -157,10 +156,10 @@ def test_predictions_stand_in_for_questions_that_were_not_scored() -> None:
     drawn = torch.Generator().manual_seed(0)
     predicted = torch.randn(3, 40, generator=drawn, dtype=torch.float64)
     exact = 2.0 * predicted + torch.tensor([[1.0], [-1.0], [0.5]])
-    found = _controlled(exact[:, :8], predicted)
+    found = controlled(exact[:, :8], predicted)
     assert found == pytest.approx(exact.mean(dim=1).tolist(), abs=1e-9)
-    assert _controlled(exact, predicted[:, :20]) == pytest.approx(exact.mean(dim=1).tolist())
-    silent = _controlled(exact[:, :8], torch.zeros_like(predicted))
+    assert controlled(exact, predicted[:, :20]) == pytest.approx(exact.mean(dim=1).tolist())
+    silent = controlled(exact[:, :8], torch.zeros_like(predicted))
     assert silent == pytest.approx(exact[:, :8].mean(dim=1).tolist())
 
 

@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from rolelens import forward
@@ -14,9 +13,8 @@ from rolelens.forward import Tokens
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.prompts import digest
-from rolelens.vectors import RoleVectors, RunningMean, WeightedSums, concat, nulls
-
-Kind: TypeAlias = Literal["gaussian", "shuffled", "base"]
+from rolelens.vectors import RoleVectors, RunningMean, WeightedSums
+from rolelens.vectors.controls import Halves, Kind, Nulls
 
 
 def role_vectors(
@@ -72,7 +70,7 @@ def half_vectors(
         InputError: as for :func:`role_vectors`, or fewer than four prompts of a role or base.
     """
     sets = _sets(roles, base)
-    halves = _Halves(sets, seed)
+    halves = Halves(_counts(sets), seed)
     return halves.of(_measure(lens, sets, layers, positions, halves.sums))
 
 
@@ -112,7 +110,7 @@ def null_vectors(
             unknown ``norms``; a role with the name of a null.
     """
     sets = _sets(roles, base)
-    made = _Nulls(sets, tuple(roles), kinds, n, norms, seed)
+    made = Nulls(_counts(sets), tuple(roles), kinds, n, norms, seed)
     return made.of(_measure(lens, sets, layers, positions, made.sums))
 
 
@@ -146,8 +144,8 @@ def controlled_vectors(
     for role in some:
         if role not in roles:
             raise unknown("role", role, roles)
-    halves = _Halves(sets, seed)
-    made = _Nulls(sets, some, get_args(Kind), n, "matched", seed)
+    halves = Halves(_counts(sets), seed)
+    made = Nulls(_counts(sets), some, get_args(Kind), n, "matched", seed)
     found = _measure(lens, sets, None, None, halves.sums, made.sums)
     return found, halves.of(found), made.of(found)
 
@@ -193,115 +191,6 @@ def system_vectors(
     return dataclasses.replace(found, prompts=counted, contrast=contrast)
 
 
-class _Halves:
-    """Directions from either half of the prompts; the sums are filled while the prompts run."""
-
-    def __init__(self, sets: Mapping[str, Sequence[str]], seed: int) -> None:
-        self.sums = {}
-        for name, own in sets.items():
-            if len(own) < 4:
-                raise InputError(
-                    f"{name!r} has {len(own)} prompts, too few for two halves; pass at least 4."
-                )
-            rng = np.random.default_rng(nulls.derived(seed, "halves", name))
-            first = torch.from_numpy(rng.permutation(len(own))) < len(own) // 2
-            weights = torch.stack([first, ~first]).double()
-            self.sums[name] = WeightedSums(weights / weights.sum(dim=1, keepdim=True))
-
-    def of(self, found: RoleVectors) -> tuple[RoleVectors, RoleVectors]:
-        """The halves of these vectors."""
-        nu = self.sums["base"].sums
-        made = []
-        for half in (0, 1):
-            d = torch.stack([self.sums[role].sums[half] - nu[half] for role in found.roles])
-            directions = d.float().cpu()
-            # What is the same in every prompt cancels, but for the rounding of float64.
-            directions[found.directions.norm(dim=-1) == 0] = 0
-            contrast = f"half {half} of {found.contrast}"
-            made.append(dataclasses.replace(found, directions=directions, contrast=contrast))
-        return made[0], made[1]
-
-
-class _Nulls:
-    """Nulls of some roles; the sums are filled while the prompts run."""
-
-    def __init__(
-        self,
-        sets: Mapping[str, Sequence[str]],
-        roles: tuple[str, ...],
-        kinds: Sequence[Kind],
-        n: int,
-        norms: str,
-        seed: int,
-    ) -> None:
-        self.names = _null_names(roles, kinds, n, norms)
-        self.roles, self.n, self.norms, self.seed = roles, n, norms, seed
-        base = len(sets["base"])
-        labels = {
-            role: nulls.shuffled_labels(
-                len(sets[role]), base, n, nulls.derived(seed, "shuffled", role)
-            )
-            for role in roles
-            if "shuffled" in kinds
-        }
-        self.sums = {
-            role: WeightedSums(weights[:, : len(sets[role])]) for role, weights in labels.items()
-        }
-        of_base = [weights[:, len(sets[role]) :] for role, weights in labels.items()]
-        halves = nulls.base_against_base(0, base, n, nulls.derived(seed, "base"))
-        self.sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
-
-    def of(self, found: RoleVectors) -> RoleVectors:
-        """The nulls, beside these vectors."""
-        found = found[list(self.roles)]
-        *rests, halved = self.sums["base"].sums.reshape(-1, self.n, *found.directions.shape[1:])
-        own_sums = [sums.sums for name, sums in self.sums.items() if name != "base"]
-        raw = {
-            "shuffled": [own + rest for own, rest in zip(own_sums, rests, strict=True)],
-            "base": [halved],
-        }
-        parts = []
-        for kind, names in self.names.items():
-            if kind == "gaussian":
-                parts.append(nulls.gaussian(found, self.n, self.seed))
-                continue
-            own = torch.stack(raw[kind]).cpu()
-            # What is the same in every prompt cancels, but for the rounding of float64.
-            own[own.norm(dim=-1) <= 1e-12 * found.resid_norm] = 0
-            if self.norms == "matched":
-                own = nulls.matched(own, found.directions[:, None])
-            parts.append(
-                dataclasses.replace(
-                    found,
-                    directions=own.flatten(0, 1).float(),
-                    roles=names,
-                    contrast=f"nulls of {found.contrast}",
-                )
-            )
-        return concat(*parts)
-
-
-def _null_names(
-    roles: tuple[str, ...], kinds: Sequence[Kind], n: int, norms: str
-) -> dict[Kind, tuple[str, ...]]:
-    if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"kinds is {kinds!r}; pass a list that names each kind once.")
-    for kind in kinds:
-        if kind not in get_args(Kind):
-            raise unknown("kind of null", kind, get_args(Kind))
-    if n < 1:
-        raise InputError(f"n is {n}; it has to be at least 1 null of each kind and role.")
-    if norms not in ("matched", "raw"):
-        raise InputError(f"norms is {norms!r}; it has to be 'matched' or 'raw'.")
-    names = {kind: nulls.names(kind, roles, n) for kind in kinds}
-    if "base" in kinds and norms == "raw":
-        names["base"] = tuple(f"base {k}" for k in range(n))
-    for name in (name for own in names.values() for name in own):
-        if name in roles:
-            raise InputError(f"a role is called {name!r}, which is the name of a null; rename it.")
-    return names
-
-
 def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, Sequence[str]]:
     """The prompts of ``"base"`` and of every role."""
     if not isinstance(roles, Mapping) or not roles:
@@ -309,6 +198,10 @@ def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, 
     _named(list(roles))
     sets = {"base": _several("base", base)}
     return sets | {name: _several(name, prompts) for name, prompts in roles.items()}
+
+
+def _counts(sets: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    return {name: len(prompts) for name, prompts in sets.items()}
 
 
 def _named(roles: Sequence[str]) -> None:

@@ -1,20 +1,20 @@
 """A model with its tokenizer and chat format: what every measurement is made through."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from rolelens import forward
 from rolelens.chat import ChatFormat
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
-from rolelens.forward import Batch, Hook, HookedModel, Hooks, Tokens
+from rolelens.forward import Batch, Hook, HookedModel, Hooks, Pick, Tokens
 from rolelens.vectors import RoleVectors, Source
 
 
@@ -246,20 +246,15 @@ class Lens(Shown):
     def _mixes(self, tokens: Tokens, hooks: Hooks, max_new_tokens: int) -> bool:
         """Whether prompts of several lengths can be answered together."""
         lengths = [len(ids) for ids in tokens.ids]
-        behind = () if callable(hooks) else hooks
-        return (
-            len(set(lengths)) > 1
-            and max(lengths) + max_new_tokens <= self.n_ctx
-            and not any(name.startswith(("ln_final", "unembed")) for name, _ in behind)
-            and forward.resumes(self.model)
-        )
+        room = max(lengths) + max_new_tokens <= self.n_ctx
+        return len(set(lengths)) > 1 and room and forward.mixes(self.model, hooks)
 
     def _decode(
         self,
         batch: Batch,
         hooks: Hooks,
         max_new_tokens: int,
-        pick: Callable[[Tensor, Tensor], Tensor],
+        pick: Pick,
         cache: bool,
     ) -> Iterator[Int[Tensor, " row"]]:
         """Decode until every row has ended, or there is no more room."""
@@ -306,9 +301,7 @@ def _each(system: str | Sequence[str] | None, n: int) -> list[str | None]:
     return list(system)
 
 
-def _picker(
-    temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row"]
-) -> Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]]:
+def _picker(temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row"]) -> Pick:
     """Greedy, or sampling with one random stream a row."""
     if temperature < 0 or not 0 < top_p <= 1:
         raise InputError(
@@ -317,15 +310,15 @@ def _picker(
         )
     temperature = float(temperature)
     if temperature == 0:
-        return lambda logits, ids: logits.argmax(dim=-1)
+        return lambda logits: logits.argmax(dim=-1)
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
     streams = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in rows.tolist()]
     warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
 
-    def sample(logits: Tensor, ids: Tensor) -> Tensor:
+    def sample(logits: Tensor) -> Tensor:
         for warper in warpers:
-            logits = warper(ids, logits)
+            logits = warper(None, logits)
         shares = logits.softmax(dim=-1).cpu()
         drawn = [
             torch.multinomial(share, 1, generator=stream)

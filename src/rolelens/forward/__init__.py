@@ -18,6 +18,7 @@ from rolelens.forward.models import (
 )
 from rolelens.forward.passes import (
     Hooks,
+    Pick,
     RowHooks,
     answer_logprobs,
     decode,
@@ -25,7 +26,7 @@ from rolelens.forward.passes import (
     probe,
     unembed,
 )
-from rolelens.forward.plain import Plain, cells, resumes
+from rolelens.forward.plain import Plain, cells, mixes
 from rolelens.forward.selection import Running, Selection, running, selected
 from rolelens.forward.shared import Shared
 from rolelens.forward.streams import check_positions, residual_stream
@@ -42,6 +43,7 @@ __all__ = [
     "HookFn",
     "HookedModel",
     "Hooks",
+    "Pick",
     "Plain",
     "RowHooks",
     "Running",
@@ -59,11 +61,11 @@ __all__ = [
     "gradients",
     "groups",
     "is_centred",
+    "mixes",
     "next_token_logits",
     "probe",
     "release_memory",
     "residual_stream",
-    "resumes",
     "running",
     "selected",
     "unembed",

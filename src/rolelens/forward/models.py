@@ -104,12 +104,17 @@ def move_right(cache: Any, lengths: Int[Tensor, " row"]) -> None:
     """Move the first tokens of each row of a whole cache to its right end, over the padding."""
     width = cache.get_seq_length()
     for entry in cache.layers:
-        device = entry.keys.device
-        index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(device)
-        rows = torch.arange(len(lengths), device=device)[:, None]
         for name in ("keys", "values"):
-            kept = getattr(entry, name).transpose(1, 2)[rows, index].transpose(1, 2)
-            setattr(entry, name, kept.contiguous())
+            setattr(entry, name, right_aligned(getattr(entry, name), lengths, width).contiguous())
+
+
+def right_aligned(
+    kept: Float[Tensor, "row head position d_head"], lengths: Int[Tensor, " row"], width: int
+) -> Float[Tensor, "row head width d_head"]:
+    """The first positions of each row, moved to the right end; what stands before is not used."""
+    index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(kept.device)
+    rows = torch.arange(len(lengths), device=kept.device)[:, None]
+    return kept.transpose(1, 2)[rows, index].transpose(1, 2)
 
 
 def unembed(

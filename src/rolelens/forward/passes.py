@@ -17,6 +17,7 @@ from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
+Pick: TypeAlias = Callable[[Float[Tensor, "row vocab"]], Int[Tensor, " row"]]
 
 
 class Stop(Exception):  # noqa: N818
@@ -101,7 +102,7 @@ def token_logprobs(
 def decode(
     model: HookedModel,
     batch: Batch,
-    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]],
+    pick: Pick,
     *,
     max_new_tokens: int,
     hooks: Hooks = (),
@@ -112,7 +113,7 @@ def decode(
     Args:
         model: the model; one that resumes where the prompts have several lengths.
         batch: the prompts.
-        pick: chooses the next token of each row from its logits and the ids so far.
+        pick: chooses the next token of each row from its logits.
         max_new_tokens: how many steps at most.
         hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
             with a ``first`` edited token, what prompts of one length share before it runs once.
@@ -132,7 +133,7 @@ def decode(
     for _ in range(max_new_tokens):
         with steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
             logits = models.run(model, ids[:, start:], kept, last_only=True)
-        chosen = pick(logits[:, -1].float(), ids)
+        chosen = pick(logits[:, -1].float())
         start = ids.shape[1] if cache else 0
         ids = torch.cat([ids, chosen[:, None]], dim=1)
         yield chosen
@@ -141,7 +142,7 @@ def decode(
 def _decode_several_lengths(
     model: HookedModel,
     batch: Batch,
-    pick: Callable[[Float[Tensor, "row vocab"], Int[Tensor, "row position"]], Int[Tensor, " row"]],
+    pick: Pick,
     max_new_tokens: int,
     hooks: Hooks,
 ) -> Iterator[Int[Tensor, " row"]]:
@@ -152,7 +153,7 @@ def _decode_several_lengths(
     logits = unembed(model, _final_residual(model, batch, last, hooks, cache=cache)[:, 0])
     models.move_right(cache, lengths)
     for step in range(max_new_tokens):
-        chosen = pick(logits.float(), batch.ids)
+        chosen = pick(logits.float())
         yield chosen
         if step + 1 < max_new_tokens:
             behind = lengths + step
@@ -239,7 +240,7 @@ def _final_residual(
 ) -> Float[Tensor, "row read d_model"]:
     """The residual stream that leaves the last block, at the columns ``index`` of the batch."""
     for name, _ in hooks(batch.rows) if callable(hooks) else hooks:
-        if name.startswith(("ln_final", "unembed")):
+        if behind_blocks(name):
             raise InputError(
                 f"the hook {name!r} lies behind the last block, where scoring stops the model; "
                 "hook a block instead."
@@ -254,6 +255,11 @@ def _final_residual(
     with steered(model, batch, hooks, [reader], start=start), until_stop():
         models.run(model, batch.ids, cache)
     return read[0]
+
+
+def behind_blocks(hook: str) -> bool:
+    """Whether a hook lies behind the last block, where passes that read a residual stream end."""
+    return hook.startswith(("ln_final", "unembed"))
 
 
 _unembeds_by_hand: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

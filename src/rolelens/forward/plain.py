@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rolelens.forward.edits import Addition, Edit
 from rolelens.forward.models import Hook, HookedModel, is_bridge
-from rolelens.forward.passes import answer_logprobs, next_token_logits
+from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
 from rolelens.forward.selection import Selection, running, selected
 from rolelens.forward.shared import Shared
 from rolelens.forward.tokens import TOKEN_BUDGET, Tokens
@@ -83,6 +83,12 @@ def cells(
 
 _said: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 _resumes: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+
+
+def mixes(model: HookedModel, hooks: Hooks) -> bool:
+    """Whether prompts of several lengths can be decoded together under these hooks."""
+    own = () if callable(hooks) else hooks
+    return not any(behind_blocks(name) for name, _ in own) and resumes(model)
 
 
 def resumes(model: HookedModel) -> bool:

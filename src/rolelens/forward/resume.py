@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rolelens.forward.models import Hook, HookedModel
+from rolelens.forward.models import Hook, HookedModel, right_aligned
 from rolelens.forward.passes import Stop, bind, gather, until_stop
 
 
@@ -44,11 +44,8 @@ class Past:
     def ends(self, lengths: Int[Tensor, " row"]) -> "Past":
         """The first tokens of each row, moved to the right end."""
         length = int(lengths.max())
-        index = torch.arange(length) - (length - lengths[:, None])
-        rows = torch.arange(len(lengths))[:, None]
         layers = [
-            entry
-            and tuple(t.transpose(1, 2)[rows, index.clamp(min=0)].transpose(1, 2) for t in entry)
+            entry and tuple(right_aligned(t, lengths, length) for t in entry)
             for entry in self.layers
         ]
         return Past(tuple(layers), length)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from rolelens.patchscope.rates import (
     calibrate,
     confusion,
     rates,
+    tally,
     verdicts,
 )
 from rolelens.patchscope.readers import (
@@ -57,6 +58,7 @@ __all__ = [
     "judged",
     "patchscope",
     "rates",
+    "tally",
     "verdicts",
     "vocabulary",
 ]

@@ -173,14 +173,22 @@ def rates(
         raise InputError(f"{calibration.judge} was calibrated, and {judge.name} is to judge.")
     if not calibration.trusted:
         raise InputError(f"{calibration}.")
-    table = verdicts(readings, judge, calibration.threshold, mismatched=mismatched, seed=seed)
+    return tally(verdicts(readings, judge, calibration.threshold, mismatched=mismatched, seed=seed))
+
+
+def tally(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Count the verdicts of a judge that is to be trusted: what :func:`rates` returns.
+
+    Args:
+        verdicts: from :func:`verdicts`.
+    """
+    table = verdicts
     means = table.pivot_table(index="role", columns="kind", values="verdict", aggfunc="mean")
     shares: dict[Any, Any] = means.to_dict("index")
-    own_verdicts = table[table["kind"] == "own"].groupby("role")["verdict"]
+    own_verdicts = table[table["kind"] == "own"].groupby("role", sort=False)["verdict"]
     counts: dict[Any, Any] = own_verdicts.agg(["sum", "count"]).to_dict("index")
     rows: list[dict[str, Any]] = []
-    named = dict.fromkeys(reading.direction.role for reading in readings)
-    for role in (name for name in named if name in counts):
+    for role in counts:
         own = {kind: float(shares[role].get(kind, np.nan)) for kind in KINDS}
         k, n = int(counts[role]["sum"]), int(counts[role]["count"])
         low, high = stats.wilson(k, n)

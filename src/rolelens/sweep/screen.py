@@ -1,4 +1,4 @@
-"""What every cell would do, predicted to first order from one backward pass a question."""
+"""What every cell would do, predicted to first order, and what predictions tell of exact scores."""
 
 from collections.abc import Sequence
 
@@ -64,6 +64,24 @@ def screen(
         own = (at == n).nonzero()[:, 0]
         predicted[own] = einsum(deltas[own], summed[:, n], "cell d, question d -> cell question")
     return predicted
+
+
+def controlled(
+    gains: Float[Tensor, "cell scored"], predicted: Float[Tensor, "cell screened"]
+) -> list[float]:
+    """Mean gains on all screened questions, estimated from those that were scored.
+
+    The predictions are a control variate: where they go with the exact gains, they tell how far the
+    scored questions are from all of them. The first questions of both are the same.
+    """
+    n = min(gains.shape[1], predicted.shape[1])
+    x, y = (
+        values[:, :n] - values[:, :n].mean(dim=1, keepdim=True) for values in (predicted, gains)
+    )
+    slope = (x * y).sum() / x.square().sum().clamp(min=1e-12)
+    shift = predicted.mean(dim=1) - predicted[:, :n].mean(dim=1)
+    means: list[float] = (gains.mean(dim=1) + slope * shift).tolist()
+    return means
 
 
 def _contrasts(

@@ -23,7 +23,7 @@ from rolelens.progress import track
 from rolelens.scoring import Method, Prepared, Scores
 from rolelens.sweep.grid import UNSTEERED, Cell, Grid, Key, make_grid
 from rolelens.sweep.run import Run
-from rolelens.sweep.screen import screen
+from rolelens.sweep.screen import controlled, screen
 from rolelens.vectors import RoleVectors, check_sources
 
 By: TypeAlias = Literal["margin", "accuracy"]
@@ -244,7 +244,7 @@ def _race(
             return {key: exact(key, end) for key in keys}
         scored = torch.stack([run.scores(key, order[:end]).margins for key in keys])
         gains = scored.double() - run.scores(UNSTEERED, order[:end]).margins.double()
-        means = _controlled(gains, torch.stack([foreseen[key] for key in keys]).double())
+        means = controlled(gains, torch.stack([foreseen[key] for key in keys]).double())
         return {key: (mean, mean) for key, mean in zip(keys, means, strict=True)}
 
     while open_roles:
@@ -291,24 +291,6 @@ def _merit(margins: Float[Tensor, " question"], by: By) -> tuple[float, float]:
     """What cells are ranked by."""
     margin = float(margins.double().mean())
     return (float((margins > 0).double().mean()) if by == "accuracy" else margin, margin)
-
-
-def _controlled(
-    gains: Float[Tensor, "cell scored"], predicted: Float[Tensor, "cell screened"]
-) -> list[float]:
-    """Mean gains on all screened questions, estimated from those that were scored.
-
-    The predictions are a control variate: where they go with the exact gains, they tell how far the
-    scored questions are from all of them. The first questions of both are the same.
-    """
-    n = min(gains.shape[1], predicted.shape[1])
-    x, y = (
-        values[:, :n] - values[:, :n].mean(dim=1, keepdim=True) for values in (predicted, gains)
-    )
-    slope = (x * y).sum() / x.square().sum().clamp(min=1e-12)
-    shift = predicted.mean(dim=1) - predicted[:, :n].mean(dim=1)
-    means: list[float] = (gains.mean(dim=1) + slope * shift).tolist()
-    return means
 
 
 def _agreement(

@@ -114,14 +114,8 @@ class Direction(Shown):
         """Remove the components along the span of other directions."""
         for other in others:
             self._check(other)
-        span = torch.stack([other.vector for other in others], dim=1).double()
-        # Singular values below the float32 noise of the largest one carry no direction.
-        basis, values, _ = torch.linalg.svd(span, full_matrices=False)
-        basis = basis[:, values > 1e-6 * values.max().clamp(min=1e-300)]
-        vector = self.vector.double()
-        return dataclasses.replace(
-            self, vector=(vector - basis @ (basis.T @ vector)).to(self.vector.dtype)
-        )
+        rest = without(self.vector.double(), torch.stack([other.vector for other in others]))
+        return dataclasses.replace(self, vector=rest.to(self.vector.dtype))
 
     def random_like(self, seed: int = 0) -> "Direction":
         """A Gaussian direction with the same norm, as a control."""
@@ -169,6 +163,15 @@ class Direction(Shown):
             if a != b:
                 raise InputError(f"directions of different {name} ({a} and {b}) do not combine.")
         check_sources(self.source, other.source)
+
+
+def without(vector: Float[Tensor, " d"], others: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """A vector without its components along the span of others, which need not be orthogonal."""
+    _, values, basis = torch.linalg.svd(others.double(), full_matrices=False)
+    # Singular values below the float32 noise of the largest one carry no direction.
+    basis = basis[values > 1e-6 * values.max().clamp(min=1e-300)]
+    rest: Tensor = vector - basis.T @ (basis @ vector)
+    return rest
 
 
 def check_sources(a: Source | None, b: Source | None) -> None:

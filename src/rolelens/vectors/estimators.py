@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
+from rolelens.vectors.direction import without
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,11 +208,7 @@ class WithoutShared:
 
     def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
         """The rest of the direction, not scaled up again."""
-        found = self.estimator.fit(labelled)
-        _, sizes, basis = torch.linalg.svd(self.shared.double(), full_matrices=False)
-        kept = basis[sizes > 1e-10 * sizes.max()]
-        rest: Tensor = found - kept.T @ (kept @ found)
-        return rest
+        return without(self.estimator.fit(labelled), self.shared)
 
 
 def _stacked(labelled: Labelled) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
