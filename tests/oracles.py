@@ -3,6 +3,7 @@
 Nothing here imports rolelens or TransformerLens. Every prompt runs alone, without padding.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -164,3 +165,43 @@ def post_block_inputs(model: Any, ids: Sequence[int]) -> list[Tensor]:
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference as a share of what is expected."""
     return float((found - expected).norm() / expected.norm())
+
+
+def site_states(model: Any, ids: Sequence[int], site: str) -> Tensor:
+    """What attention adds to the stream, or what the MLP's last matrix reads: [layer, token, d]."""
+    found: list[Tensor] = []
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for block in blocks(model):
+            if site == "mlp_post":
+                mlp = block.mlp
+                module = getattr(
+                    mlp, "down_proj", getattr(mlp, "c_proj", getattr(mlp, "fc2", None))
+                )
+                handle = module.register_forward_pre_hook(lambda m, args: found.append(args[0][0]))
+            else:
+                normed = len([n for n, _ in block.named_children() if "feedforward" in n]) > 0
+                module = (
+                    block.post_attention_layernorm
+                    if normed
+                    else (block.attn if hasattr(block, "attn") else block.self_attn)
+                )
+                handle = module.register_forward_hook(
+                    lambda m, args, out: found.append(
+                        (out[0] if isinstance(out, tuple) else out)[0]
+                    )
+                )
+            stack.callback(handle.remove)
+        model(torch.tensor([ids]))
+    return torch.stack(found)
+
+
+@contextmanager
+def mlp_added(model: Any, layer: int, delta: Tensor) -> Iterator[None]:
+    """Add a vector to what the last matrix of one MLP reads."""
+    mlp = blocks(model)[layer].mlp
+    module = getattr(mlp, "down_proj", getattr(mlp, "c_proj", getattr(mlp, "fc2", None)))
+    handle = module.register_forward_pre_hook(lambda m, args: (args[0] + delta,))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -104,3 +104,25 @@ def test_an_unembedding_that_is_not_understood_is_refused() -> None:
     lens = rl.Lens(bridge)
     with pytest.raises(rl.InputError, match="unembedding of 'tiny-Gemma2' is not a final norm"):
         forward.next_token_logits(lens.model, lens.tokenize(["Hi."]), vocab=[1])
+
+
+@pytest.mark.parametrize("pooled", ["last", "mean"])
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_post"])
+def test_states_of_answers_equal_plain_ones(
+    lens: rl.Lens, variant: Variant, site: str, pooled: str
+) -> None:
+    model = tiny.reference(variant.architecture)
+    tokens = lens.tokenize(*pairs())
+    layers = [3, 1]
+    seen = []
+    for rows, found in forward.answer_states(lens.model, tokens, layers, site, pooled, budget=60):
+        for row, states in zip(rows.tolist(), found, strict=True):
+            ids, start = tokens.ids[row], tokens.prompt_lengths[row]
+            if site == "resid_pre":
+                plain = oracles.hidden(model, ids)[layers]
+            else:
+                plain = oracles.site_states(model, ids, site)[layers]
+            expected = plain[:, -1] if pooled == "last" else plain[:, start:].mean(dim=1)
+            torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-3)
+            seen.append(row)
+    assert sorted(seen) == list(range(len(tokens)))

@@ -12,6 +12,7 @@ from rolelens.lens import Lens
 from rolelens.loading import load
 from rolelens.patchscope import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
+from rolelens.rollouts import load_problems, roast, roll_out
 from rolelens.scoring import Perplexity, Scores, evaluate, perplexity
 from rolelens.stats import Projections, Separation, projections, separation
 from rolelens.sweep import Search, Sweep, search, sweep
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_base",
     "load_benchmark",
+    "load_problems",
     "load_roles",
     "mean",
     "null_vectors",
@@ -52,7 +54,9 @@ __all__ = [
     "perplexity",
     "plots",
     "projections",
+    "roast",
     "role_vectors",
+    "roll_out",
     "search",
     "separation",
     "stats",

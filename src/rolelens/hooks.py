@@ -14,8 +14,8 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rolelens.errors import InputError
-from rolelens.forward import SITES, Hook, HookFn, RowHooks, Selection, running, selected
+from rolelens.errors import InputError, unknown
+from rolelens.forward import ABLATED, SITES, Hook, HookFn, RowHooks, Selection, running, selected
 from rolelens.vectors import Direction, Source, check_sources
 from rolelens.vectors.direction import RESID_PRE
 
@@ -186,7 +186,9 @@ def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") 
             x, x - einsum(along, d, "row position, d_model -> row position d_model"), tokens
         )
 
-    return [(f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in SITES]
+    return [
+        (f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in ABLATED
+    ]
 
 
 def delta(
@@ -217,7 +219,9 @@ def _paired(directions: Sequence[Direction], values: Sequence[Any], name: str) -
 
 
 def _hook_name(direction: Direction) -> str:
-    return f"blocks.{direction.layer}.hook_{direction.site}"
+    if direction.site not in SITES:
+        raise unknown("site", direction.site, SITES)
+    return f"blocks.{direction.layer}.{SITES[direction.site]}"
 
 
 def _adder(

@@ -5,7 +5,7 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
-from rolelens.forward.edits import SITES, Ablation, Addition, Edit
+from rolelens.forward.edits import ABLATED, SITES, Ablation, Addition, Edit
 from rolelens.forward.gradients import gradients
 from rolelens.forward.models import (
     Hook,
@@ -29,10 +29,11 @@ from rolelens.forward.passes import (
 from rolelens.forward.plain import Plain, cells, mixes
 from rolelens.forward.selection import Running, Selection, running, selected
 from rolelens.forward.shared import Shared
-from rolelens.forward.streams import check_positions, residual_stream
+from rolelens.forward.streams import Pooled, answer_states, check_positions, residual_stream
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix, groups
 
 __all__ = [
+    "ABLATED",
     "SITES",
     "TOKEN_BUDGET",
     "Ablation",
@@ -45,12 +46,14 @@ __all__ = [
     "Hooks",
     "Pick",
     "Plain",
+    "Pooled",
     "RowHooks",
     "Running",
     "Selection",
     "Shared",
     "Tokens",
     "answer_logprobs",
+    "answer_states",
     "batches",
     "cells",
     "check_positions",

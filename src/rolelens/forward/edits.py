@@ -11,7 +11,11 @@ from torch import Tensor
 
 from rolelens.forward.models import Hook
 
-SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+SITES = {"resid_pre": "hook_resid_pre", "attn_out": "hook_attn_out", "mlp_post": "mlp.hook_post"}
+"""Where in a block a direction may live: what enters the block, what attention adds to the residual
+stream, and what the MLP's down projection reads, ``d_mlp`` wide (of a gated MLP the product with
+the gate)."""
+ABLATED = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
 """Where a direction is ablated: what enters a block, and what its two branches add."""
 
 Mask: TypeAlias = Callable[[], Tensor]
@@ -70,7 +74,7 @@ class Ablation:
             gone = einsum(along, units, "row pos, row d_model -> row pos d_model")
             return torch.where(mask()[..., None].to(x.device), x - gone, x)
 
-        return [(f"blocks.{layer}.{site}", remove) for layer in range(n_layers) for site in SITES]
+        return [(f"blocks.{layer}.{site}", remove) for layer in range(n_layers) for site in ABLATED]
 
 
 Edit: TypeAlias = Addition | Ablation

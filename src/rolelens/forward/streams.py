@@ -1,19 +1,24 @@
 """The residual stream of prompts, read at some layers and positions."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from einops import einsum
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import models
+from rolelens.forward.edits import SITES
 from rolelens.forward.models import HookedModel
 from rolelens.forward.passes import Hooks, Stop, bind, gather, steered, until_stop
 from rolelens.forward.plain import resumes
 from rolelens.forward.resume import Past, resume
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix
+
+Pooled: TypeAlias = Literal["last", "mean"]
 
 
 def check_positions(tokens: Tokens, positions: Sequence[int]) -> None:
@@ -64,11 +69,45 @@ def residual_stream(
                 model, ids, past=past, past_rows=rows, entries=layers, columns=index
             ).entries
         else:
-            read = _read(model, batch, layers, index, hooks)
+            read = _read(model, batch, layers, _columns(index), hooks)
         stacked = torch.stack([read[layer] for layer in layers], dim=1)
         read.clear()
         yield batch.rows, stacked
         del stacked
+
+
+def answer_states(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    site: str = "resid_pre",
+    pooled: Pooled = "last",
+    *,
+    budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer d"]]]:
+    """Read the activations of answers at one site, a batch at a time.
+
+    Args:
+        model: the model.
+        tokens: prompts with an answer each.
+        layers: layers, in any order.
+        site: one of ``SITES``.
+        pooled: the last token of each answer, or the mean over all its tokens.
+        budget: tokens of one batch.
+
+    Yields:
+        The rows (indices into ``tokens``) and what was read.
+    """
+    starts = torch.tensor(tokens.prompt_lengths)
+    whole = replace(tokens, prompt_lengths=tuple(map(len, tokens.ids)))  # batches by whole length
+    for batch in batches(whole, budget):
+        columns = torch.arange(batch.ids.shape[1])
+        if pooled == "last":
+            inside = columns == batch.lengths[:, None] - 1
+        else:
+            inside = (columns >= starts[batch.rows, None]) & (columns < batch.lengths[:, None])
+        read = _read(model, batch, layers, _mean(inside), site=site)
+        yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
 
 
 def _shared_past(model: HookedModel, tokens: Tokens, top: int, lowest: int) -> Past | None:
@@ -84,17 +123,28 @@ def _read(
     model: HookedModel,
     batch: Batch,
     layers: Sequence[int],
-    index: Int[Tensor, "row position"],
-    hooks: Hooks,
-) -> dict[int, Float[Tensor, "row position d_model"]]:
+    take: Callable[[Tensor], Tensor],
+    hooks: Hooks = (),
+    site: str = "resid_pre",
+) -> dict[int, Tensor]:
+    """What is taken of the activations of each layer; the pass ends with the last of them."""
     read: dict[int, Tensor] = {}
 
     def keep(x: Tensor, hook: Any, *, layer: int) -> None:
-        read[layer] = gather(x, index)
+        read[layer] = take(x)
         if len(read) == len(set(layers)):
             raise Stop
 
-    readers = [(f"blocks.{layer}.hook_resid_pre", bind(keep, layer=layer)) for layer in set(layers)]
+    readers = [(f"blocks.{layer}.{SITES[site]}", bind(keep, layer=layer)) for layer in set(layers)]
     with steered(model, batch, hooks, readers), until_stop():
         models.run(model, batch.ids, None)
     return read
+
+
+def _columns(index: Int[Tensor, "row read"]) -> Callable[[Tensor], Tensor]:
+    return lambda x: gather(x, index)
+
+
+def _mean(inside: Bool[Tensor, "row position"]) -> Callable[[Tensor], Tensor]:
+    weights = inside / inside.sum(dim=1, keepdim=True)
+    return lambda x: einsum(x.float(), weights.to(x.device), "row t d, row t -> row d")

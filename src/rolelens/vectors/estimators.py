@@ -1,6 +1,7 @@
 """Estimators of a direction from labelled activations, all with one interface."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -21,12 +22,14 @@ class Labelled:
         negative: without it.
         positive_groups: the group (question, pair) of each; every one its own by default.
         negative_groups: likewise.
+        weights: of groups that count less than 1 where groups are averaged.
     """
 
     positive: Float[Tensor, "positive d"]
     negative: Float[Tensor, "negative d"]
     positive_groups: Int[Tensor, " positive"] | None = None
     negative_groups: Int[Tensor, " negative"] | None = None
+    weights: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
@@ -52,22 +55,35 @@ class Labelled:
         Raises:
             InputError: no group has both.
         """
-        groups = []
-        for own, given in (
-            (self.positive, self.positive_groups),
-            (self.negative, self.negative_groups),
-        ):
-            groups.append(torch.arange(len(own)) if given is None else given)
-        both = sorted(set(groups[0].tolist()) & set(groups[1].tolist()))
-        if not both:
-            raise InputError("no group has positive and negative activations; pass both of some.")
+        positive, negative = self._groups
         return torch.stack(
             [
-                self.positive[groups[0] == group].double().mean(dim=0)
-                - self.negative[groups[1] == group].double().mean(dim=0)
-                for group in both
+                self.positive[positive == group].double().mean(dim=0)
+                - self.negative[negative == group].double().mean(dim=0)
+                for group in self.groups
             ]
         )
+
+    @cached_property
+    def groups(self) -> list[int]:
+        """The groups that have both, which :attr:`differences` are of.
+
+        Raises:
+            InputError: no group has both.
+        """
+        positive, negative = self._groups
+        both = sorted(set(positive.tolist()) & set(negative.tolist()))
+        if not both:
+            raise InputError("no group has positive and negative activations; pass both of some.")
+        return both
+
+    @property
+    def _groups(self) -> tuple[Int[Tensor, " positive"], Int[Tensor, " negative"]]:
+        own, other = (self.positive, self.positive_groups), (self.negative, self.negative_groups)
+        first, second = (
+            torch.arange(len(x)) if given is None else given for x, given in (own, other)
+        )
+        return first, second
 
 
 @runtime_checkable
@@ -111,7 +127,8 @@ class GroupedMean:
         differences = labelled.differences
         if self.normalised:
             differences = torch.nn.functional.normalize(differences, dim=-1)
-        return differences.mean(dim=0)
+        weights = torch.tensor([labelled.weights.get(group, 1.0) for group in labelled.groups])
+        return weights.double() @ differences / weights.sum()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,212 @@
+"""Activations of right and of wrong answers, and directions between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rolelens import forward
+from rolelens.errors import InputError, unknown
+from rolelens.forward import Pooled
+from rolelens.lens import Lens
+from rolelens.rollouts.sampling import Rollouts
+from rolelens.vectors import RoleVectors, Source
+from rolelens.vectors.estimators import Estimator, GroupedMean, Labelled
+
+AGAIN = "{prompt}\n\nRead the question again: {prompt}"
+"""How a problem is put before its gold answer (re-reading, 2309.06275)."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Activations of answers that have what a direction is to stand for, and of others.
+
+    Attributes:
+        labelled: those of each layer, grouped by question.
+        site: where they were read.
+        source: the model they were read off.
+        what: what is contrasted.
+        counts: how many questions came in, and why others did not.
+    """
+
+    labelled: Mapping[int, Labelled]
+    site: str
+    source: Source
+    what: str
+    counts: Mapping[str, int]
+
+    def directions(self, estimator: Estimator, name: str = "correct") -> RoleVectors:
+        """The direction of every layer by some estimator.
+
+        Args:
+            estimator: see :mod:`rolelens.vectors.estimators`.
+            name: of the direction, in place of a role.
+        """
+        found = [estimator.fit(own) for own in self.labelled.values()]
+        norms = [own.negative.double().norm(dim=-1).mean() for own in self.labelled.values()]
+        return RoleVectors(
+            directions=torch.stack(found).float()[None, :, None],
+            roles=(name,),
+            layers=tuple(self.labelled),
+            positions=(-1,),
+            resid_norm=torch.stack(norms).float()[:, None],
+            source=self.source,
+            site=self.site,
+            contrast=f"{self.what}, {type(estimator).__name__}",
+        )
+
+
+def contrast(
+    lens: Lens,
+    rollouts: Rollouts,
+    *,
+    layers: Sequence[int] | None = None,
+    site: str = "resid_pre",
+    pooled: Pooled = "last",
+    gold: float = 0.0,
+    system: str | None = None,
+) -> Contrast:
+    """Contrast a model's own right answers with its wrong ones (ROC of 2602.14143).
+
+    Questions answered all right or all wrong have nothing to contrast and are left out.
+
+    Args:
+        lens: the model that answered.
+        rollouts: from :func:`roll_out`.
+        layers: all of them by default.
+        site: ``resid_pre``, ``attn_out`` or ``mlp_post``, see :data:`rolelens.forward.SITES`.
+        pooled: the ``last`` token of each answer, as in the paper, or the ``mean`` over its tokens
+            (response means, as for persona vectors, 2507.21509).
+        gold: weight of questions that were answered all wrong, whose worked solution then stands
+            for a right answer, after the question was read again; 0 leaves them out.
+        system: the system prompt of the rollouts.
+
+    Raises:
+        InputError: no question has both, or an unknown layer or site.
+    """
+    if not 0 <= gold <= 1:
+        raise InputError(f"gold is {gold}; it has to be a weight from 0 to 1.")
+    shares = rollouts.shares.tolist()
+    prompts: tuple[list[str], list[str]] = ([], [])
+    answers: tuple[list[str], list[str]] = ([], [])
+    groups: tuple[list[int], list[int]] = ([], [])
+    weights: dict[int, float] = {}
+    for k, problem in enumerate(rollouts.problems):
+        prompt = rollouts.problems.prompt(problem)
+        inserted = bool(gold and problem.solution and shares[k] == 0)
+        if shares[k] in (0.0, 1.0) and not inserted:
+            continue
+        weights[k] = gold if inserted else 1.0
+        if inserted:
+            prompts[0].append(AGAIN.replace("{prompt}", prompt))
+            answers[0].append(problem.solution)
+            groups[0].append(k)
+        for n, text in enumerate(rollouts.texts[k]):
+            side = 0 if rollouts.correct[k, n] else 1
+            prompts[side].append(prompt)
+            answers[side].append(text)
+            groups[side].append(k)
+    counts = {
+        "mixed": len(rollouts.mixed),
+        "all right": sum(share == 1 for share in shares),
+        "all wrong": sum(share == 0 for share in shares),
+        "gold answers": len(weights) - len(rollouts.mixed),
+    }
+    if not weights:
+        raise InputError(
+            f"none of {len(shares)} problems was answered both rightly and wrongly ("
+            f"{counts['all right']} all right, {counts['all wrong']} all wrong); take easier or "
+            "harder problems, or more rollouts of each."
+        )
+    read = [
+        _read(lens, prompts[side], answers[side], layers, site, pooled, system) for side in (0, 1)
+    ]
+    labelled = {
+        layer: Labelled(
+            own, read[1][layer], torch.tensor(groups[0]), torch.tensor(groups[1]), weights
+        )
+        for layer, own in read[0].items()
+    }
+    return Contrast(labelled, site, lens.source, "right answers - wrong answers", counts)
+
+
+def contrast_pairs(
+    lens: Lens,
+    prompts: Sequence[str],
+    positive: Sequence[str],
+    negative: Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    site: str = "resid_pre",
+    pooled: Pooled = "last",
+    system: str | None = None,
+) -> Contrast:
+    """Contrast two given answers to each prompt.
+
+    With the letters of a right and a wrong option as answers it is contrastive activation addition
+    (CAA, 2312.06681): the activations are those of the letter.
+
+    Args:
+        lens: the model.
+        prompts: what the user says.
+        positive: an answer to each.
+        negative: another answer to each.
+        layers: all of them by default.
+        site: as for :func:`contrast`.
+        pooled: as for :func:`contrast`.
+        system: a system prompt.
+    """
+    if not len(prompts) == len(positive) == len(negative):
+        raise InputError(
+            f"{len(prompts)} prompts, {len(positive)} positive and {len(negative)} negative "
+            "answers do not pair up."
+        )
+    read = [_read(lens, prompts, own, layers, site, pooled, system) for own in (positive, negative)]
+    groups = torch.arange(len(prompts))
+    labelled = {
+        layer: Labelled(own, read[1][layer], groups, groups) for layer, own in read[0].items()
+    }
+    counts = {"pairs": len(prompts)}
+    return Contrast(labelled, site, lens.source, "positive answers - negative answers", counts)
+
+
+def roast(lens: Lens, rollouts: Rollouts, **options: Any) -> RoleVectors:
+    """The direction of ROAST (2602.14143): grouped mean of right minus wrong rollouts.
+
+    Every question's difference counts the same, whatever its norm. The paper then scales its
+    elements: :func:`rolelens.vectors.scaling.soft_scaled`.
+
+    Args:
+        lens: the model that answered.
+        rollouts: from :func:`roll_out`.
+        options: as for :func:`contrast`.
+    """
+    return contrast(lens, rollouts, **options).directions(GroupedMean(), "roast")
+
+
+def _read(
+    lens: Lens,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    layers: Sequence[int] | None,
+    site: str,
+    pooled: Pooled,
+    system: str | None,
+) -> dict[int, Float[Tensor, "answer d"]]:
+    """Activations of answers, by layer."""
+    if site not in forward.SITES:
+        raise unknown("site", site, forward.SITES)
+    chosen = list(range(lens.n_layers)) if layers is None else list(layers)
+    for layer in chosen:
+        if layer not in range(lens.n_layers):
+            raise unknown("layer", layer, range(lens.n_layers))
+    tokens = lens.tokenize(prompts, answers, system=system)
+    parts: dict[int, Tensor] = {}
+    for rows, x in forward.answer_states(lens.model, tokens, chosen, site, pooled):
+        for n, row in enumerate(rows.tolist()):
+            parts[row] = x[n].float().cpu()
+    stacked = torch.stack([parts[row] for row in range(len(tokens))])
+    return {layer: stacked[:, n] for n, layer in enumerate(chosen)}

@@ -1,0 +1,285 @@
+"""Problems, rollouts and the directions made of them."""
+
+import json
+
+import pytest
+import torch
+
+import oracles
+import rolelens as rl
+import tiny
+from rolelens import forward, rollouts
+from rolelens.rollouts import Problem, Problems, Rollouts, contrast, contrast_pairs, final_number
+from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
+
+
+def problems(n: int = 5) -> Problems:
+    made = tuple(Problem(f"p{k}", f"{text} {k}", str(k)) for k, text in enumerate(tiny.PROMPTS[:n]))
+    return Problems("tiny", made, "{question}")
+
+
+def odd(problem: Problem, text: str) -> bool:
+    """A verifier that a random model meets now and then."""
+    return len(text) % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She makes 9 * 2 = $18 every day.\n#### 18", 18),
+        ("The answer is 1,250.", 1250),
+        ("The answer is $3.50, not 4.", 3.5),
+        ("So 10-3 leaves 7", 7),
+        ("10-3", 3),
+        ("It falls to -4", -4),
+        ("the answer is \\boxed{-12}", -12),
+        ("Answer: 7 apples, out of 12", 7),
+        ("The answer is clear: 5 + 6 = 11", 5),
+        ("The answer is unknown after 3 tries? no: the answer is none", 3),
+        ("none at all", None),
+    ],
+)
+def test_the_final_number(text: str, number: float | None) -> None:
+    assert final_number(text) == number
+
+
+def test_arithmetic_is_right_and_does_not_depend_on_how_many() -> None:
+    few, many = rollouts.arithmetic(20), rollouts.arithmetic(200)
+    assert many[:20] == few
+    assert len({p.question for p in many}) == 200
+    for p in many:
+        numbers = [int(word.strip(",.")) for word in p.question.split() if word[0].isdigit()]
+        found = int(p.answer)
+        candidates = {
+            "gets": lambda a, b: a + b,
+            "gave": lambda a, b: a - b,
+            "boxes": lambda a, b: a * b,
+            "finds": lambda a, b, c: a + b - c,
+            "bags": lambda a, b, c: a * b - c,
+        }
+        (own,) = [value for word, value in candidates.items() if f" {word} " in p.question]
+        assert own(*numbers) == found >= 0
+
+
+def test_gsm8k_files_are_read(tmp_path) -> None:
+    row = {"question": "How many?", "answer": "2+2=<<2+2=4>>4 of them.\n#### 4"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n\n")
+    found = rl.load_problems(tmp_path, shots=1)
+    assert (found[0].question, found[0].answer) == ("How many?", "4")
+    assert found[0].solution == "2+2=4 of them.\nThe answer is 4."
+    said = found.prompt(found[0])
+    assert said.count("How many?") == 2
+    assert said.count("The answer is 4.") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1 is not JSON"),
+        ("[1]", "expected an object"),
+        ('{"question": "a?"}', "an answer under 'answer'"),
+        ('{"question": " ", "answer": "1"}', "line 1: problem 'own-00001' has an empty question"),
+        ("", "has no problems"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path, line: str, message: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(rl.InputError, match=message):
+        rl.load_problems(path)
+
+
+def test_bad_sources_are_one_sentence(tmp_path) -> None:
+    with pytest.raises(rl.InputError, match="name 'arithmetic', 'gsm8k', a JSONL file or a folder"):
+        rl.load_problems(tmp_path / "nothing")
+    with pytest.raises(rl.InputError, match="has 0 files test"):
+        rl.load_problems(tmp_path)
+    with pytest.raises(rl.InputError, match="no worked solutions"):
+        rl.load_problems("arithmetic", shots=2)
+    with pytest.raises(rl.InputError, match="share the id 'a'"):
+        Problems("own", (Problem("a", "x", "1"), Problem("a", "y", "2")))
+
+
+def test_a_split_keeps_every_problem_once() -> None:
+    whole = Problems("own", rollouts.arithmetic(30))
+    first, second = whole.split(0.4, seed=3)
+    assert len(first) == 12
+    assert sorted(p.id for p in [*first, *second]) == sorted(p.id for p in whole)
+    assert whole.split(0.4, seed=4)[0] != first
+    with pytest.raises(rl.InputError, match="both parts need some"):
+        whole.split(1.0)
+
+
+def test_rollouts_are_what_the_model_generates(llama: rl.Lens) -> None:
+    asked = problems()
+    hooks = [("blocks.1.hook_resid_pre", lambda x, hook: x * 1.1)]
+    greedy = rl.roll_out(
+        llama, asked, 1, temperature=0.0, max_new_tokens=6, verifier=odd, hooks=hooks
+    )
+    plain = llama.generate([p.question for p in asked], max_new_tokens=6, hooks=hooks)
+    assert [own for (own,) in greedy.texts] == plain
+    assert greedy.correct[:, 0].tolist() == [len(text) % 2 == 1 for text in plain]
+    sampled = rl.roll_out(llama, asked, 4, max_new_tokens=6, verifier=odd)
+    assert sampled.correct.shape == (5, 4)
+    assert len({text for own in sampled.texts for text in own}) > 8
+    assert sampled.texts == rl.roll_out(llama, asked, 4, max_new_tokens=6, verifier=odd).texts
+    table = sampled.table()
+    assert table["correct"].mean() == pytest.approx(sampled.pass_at_1)
+    low, high = sampled.interval
+    assert low <= sampled.pass_at_1 <= high
+
+
+def test_a_file_goes_on_where_it_was_cut_off(llama: rl.Lens, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("rolelens.rollouts.sampling.PIECE", 4)
+    path, options = tmp_path / "r.jsonl", {"max_new_tokens": 5, "verifier": odd}
+    whole = rl.roll_out(llama, problems(), 2, **options)
+    rl.roll_out(llama, problems(), 2, store=path, **options)
+    content = path.read_bytes()
+    for cut in (10, content.index(b"\n") + 1, content.rindex(b"\n", 0, -1) + 9):
+        path.write_bytes(content[:cut])
+        found = rl.roll_out(llama, problems(), 2, store=path, **options)
+        assert found.texts == whole.texts
+        assert path.read_bytes() == content
+    calls = []
+    monkeypatch.setattr(forward, "decode", lambda *a, **k: calls.append(1))
+    assert rl.roll_out(llama, problems(), 2, store=path, **options).texts == whole.texts
+    assert not calls
+
+
+def test_a_file_of_another_call_is_refused(llama: rl.Lens, tmp_path) -> None:
+    path, options = tmp_path / "r.jsonl", {"max_new_tokens": 4, "verifier": odd, "n": 2}
+    rl.roll_out(llama, problems(), store=path, **options)
+    with pytest.raises(rl.InputError, match="made with seed 0 and this call has 1"):
+        rl.roll_out(llama, problems(), store=path, seed=1, **options)
+    with pytest.raises(rl.InputError, match="made with prompts"):
+        rl.roll_out(llama, problems(4), store=path, **options)
+    generated = rl.Direction(torch.ones(llama.d_model), layer=2)
+    for tokens in ("all", "generated"):
+        with pytest.raises(rl.InputError, match="it is steered otherwise"):
+            rl.roll_out(
+                llama, problems(), store=path, hooks=rl.add(generated, tokens=tokens), **options
+            )
+    for other in (b"a,b\n1,2\n", b"text", b"[1]\n"):
+        (tmp_path / "other").write_bytes(other)
+        with pytest.raises(rl.InputError, match="not a store of rollouts"):
+            rl.roll_out(llama, problems(), store=tmp_path / "other", **options)
+        assert (tmp_path / "other").read_bytes() == other
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_rollouts_are_one_sentence(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="n is 2 at temperature 0"):
+        rl.roll_out(llama, problems(), 2, temperature=0)
+    with pytest.raises(rl.InputError, match="not row-wise hooks"):
+        rl.roll_out(llama, problems(), hooks=lambda rows: [])
+    with pytest.raises(rl.InputError, match="has to be True or False"):
+        rl.roll_out(llama, problems(), 1, max_new_tokens=2, verifier=lambda p, text: "yes")
+    words = Problems("own", (Problem("a", "Who?", "nobody"),))
+    with pytest.raises(rl.InputError, match="has no number"):
+        rl.roll_out(llama, words, 1, max_new_tokens=2)
+
+
+def answered() -> Rollouts:
+    """Three problems with both, one all right, one all wrong with a solution."""
+    made = [
+        Problem(p.id, p.question, p.answer, "So it goes." if k == 4 else "")
+        for k, p in enumerate(problems())
+    ]
+    texts = tuple(tuple(f"word {'and more ' * n}{k}" for n in range(4)) for k, _ in enumerate(made))
+    correct = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]])
+    return Rollouts(Problems("tiny", tuple(made), "{question}"), texts, correct.bool())
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "mlp_post"])
+def test_roast_is_the_mean_of_unit_differences_of_right_and_wrong(
+    llama: rl.Lens, site: str
+) -> None:
+    own, model = answered(), tiny.reference("Llama")
+    found = rl.roast(llama, own, layers=[1, 3], site=site)
+    total = 0.0
+    for k in range(3):
+        sides = {}
+        for right in (True, False):
+            states = []
+            for text, correct in zip(own.texts[k], own.correct[k].tolist(), strict=True):
+                if correct == right:
+                    start = oracles.chat_ids(tiny.tokenizer(), own.problems[k].question)
+                    ids = start + tiny.tokenizer()(text).input_ids
+                    if site == "resid_pre":
+                        states.append(oracles.hidden(model, ids)[[1, 3], -1])
+                    else:
+                        states.append(oracles.site_states(model, ids, site)[[1, 3], -1])
+            sides[right] = torch.stack(states).double().mean(dim=0)
+        delta = sides[True] - sides[False]
+        total = total + delta / delta.norm(dim=-1, keepdim=True)
+    expected = (total / 3).float()
+    torch.testing.assert_close(found.directions[0, :, 0], expected, rtol=1e-3, atol=1e-4)
+    assert (found.roles, found.site, found.positions) == (("roast",), site, (-1,))
+
+
+def test_what_was_left_out_is_counted_and_gold_weighs_in(llama: rl.Lens) -> None:
+    own = answered()
+    plain = contrast(llama, own, layers=[2])
+    assert plain.counts == {"mixed": 3, "all right": 1, "all wrong": 1, "gold answers": 0}
+    assert plain.labelled[2].groups == [0, 1, 2]
+    half = contrast(llama, own, layers=[2], gold=0.5)
+    assert half.counts["gold answers"] == 1
+    assert half.labelled[2].groups == [0, 1, 2, 4]
+    units = torch.nn.functional.normalize(half.labelled[2].differences, dim=-1)
+    expected = (units[:3].sum(dim=0) + 0.5 * units[3]) / 3.5
+    found = half.directions(GroupedMean())
+    torch.testing.assert_close(found.directions[0, 0, 0], expected.float())
+
+
+def test_nothing_to_contrast_is_refused(llama: rl.Lens) -> None:
+    own = answered()
+    same = Rollouts(own.problems, own.texts, torch.ones(5, 4, dtype=torch.bool))
+    with pytest.raises(rl.InputError, match="5 all right, 0 all wrong"):
+        contrast(llama, same)
+    with pytest.raises(rl.InputError, match="no site 'resid_mid'"):
+        contrast(llama, own, site="resid_mid")
+    with pytest.raises(rl.InputError, match="no layer 9"):
+        contrast(llama, own, layers=[9])
+
+
+def test_pairs_are_read_at_the_letter(llama: rl.Lens) -> None:
+    prompts, model = tiny.PROMPTS[:3], tiny.reference("Llama")
+    found = contrast_pairs(llama, prompts, ["A", "B", "A"], ["B", "A", "B"], layers=[2])
+    deltas = []
+    for prompt, right, wrong in zip(prompts, "ABA", "BAB", strict=True):
+        start = oracles.chat_ids(tiny.tokenizer(), prompt)
+        states = [
+            oracles.hidden(model, start + tiny.tokenizer()(letter).input_ids)[2, -1].double()
+            for letter in (right, wrong)
+        ]
+        deltas.append(states[0] - states[1])
+    expected = torch.stack(deltas).mean(dim=0).float()
+    own = found.directions(DifferenceInMeans()).directions[0, 0, 0]
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_changes_are_compared_over_the_same_problems() -> None:
+    before = answered()
+    flipped = before.correct.clone()
+    flipped[4] = True
+    after = Rollouts(before.problems, before.texts, flipped)
+    found = rollouts.compare(before, after)
+    assert found.value == pytest.approx(0.2)
+    with pytest.raises(rl.InputError, match="different problems"):
+        rollouts.compare(before, Rollouts(problems(4), before.texts[:4], flipped[:4]))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_mlp_steering_generates_as_plain_hooks_do(llama: rl.Lens, cache: bool) -> None:
+    model, d_mlp = tiny.reference("Llama"), 48
+    vector = torch.randn(d_mlp, generator=torch.Generator().manual_seed(0))
+    direction = rl.Direction(vector, layer=2, site="mlp_post")
+    found = llama.generate(
+        tiny.PROMPTS, hooks=rl.add(direction, 0.5), max_new_tokens=6, cache=cache
+    )
+    for prompt, text in zip(tiny.PROMPTS, found, strict=True):
+        ids = oracles.chat_ids(tiny.tokenizer(), prompt)
+        with oracles.mlp_added(model, 2, 0.5 * vector):
+            new = oracles.greedy(model, ids, 6)
+        assert text == llama._text(new)
