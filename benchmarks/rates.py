@@ -1,10 +1,13 @@
 """How often role vectors are read as their role, beside nulls, for every reader and judge.
 
+A judge that fails its calibration judges the first reader's texts only, for the agreement.
+
 ``python benchmarks/rates.py --paper FOLDER`` takes the paper's own prompts (subfolders
 ``role_prompts`` and ``base_prompts``); rolelens' own otherwise.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +88,17 @@ def main() -> None:
         readings = rl.patchscope(lens, directions, reader)
         for judge in judges:
             calibration = known[judge.name]
+            first = name == next(iter(READERS))
+            if not (first or calibration.trusted):
+                continue
             found = verdicts(readings, judge, calibration.threshold)
-            said.setdefault(judge.name, []).extend(found["verdict"])
+            if first:
+                said[judge.name] = found["verdict"].tolist()
             if calibration.trusted:
                 own = tally(found)
                 best.append((f"{name}, {judge.name}", own))
                 summary.append({"reader": name, "judge": judge.name, **own.iloc[-1]})
+        print(f"({name}: read and judged)", file=sys.stderr, flush=True)
     columns = ["reader", "judge", "n", "rate", "low", "high", "nulls", "mismatched", "difference"]
     frame = pd.DataFrame(summary, columns=[*columns, "difference_low", "difference_high"])
     table(frame)

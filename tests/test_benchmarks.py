@@ -494,7 +494,7 @@ def test_ids_are_made_where_there_are_none_and_mmlus_own_files_still_read(tmp_pa
         ("a.csv", "question,A,B,answer\nx?,1,2,C", "line 2: the answer is 'C'; it has to be a let"),
         ("a.csv", "question,A,B,answer\nx?,1,2,yes", "'yes'; it has to be a letter A to B or an "),
         ("a.csv", "question,A,B,answer\nx?,1,2,", "line 2: the answer is None"),
-        ("a.csv", "question,A,answer\nx?,1,A", "has 1 options; it needs 2 to 10"),
+        ("a.csv", "question,A,answer\nx?,1,A", "has 1 options; it needs 2 to 26"),
         ("a.csv", b"question,A,B,answer\n\xff,1,2,A", "is not UTF-8"),
         ("a.jsonl", '{"question": "x?", "options": ["1", 2], "answer": 0}', "a list of texts"),
         ("a.jsonl", '{"question": "x?", "options": ["1", "2"], "answer": true}', "is True; it has"),

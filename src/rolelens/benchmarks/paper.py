@@ -40,7 +40,7 @@ PAPER_DOMAINS: dict[str, str] = {
 """The paper's domain of each of its subjects of MMLU."""
 
 _REQUEST = re.compile(r"\n\t+Answer with the letter of the correct answer\.(\n\t+Answer:)?\s*\Z")
-_OPTION = re.compile(r"\n\t+([A-J])\. ")
+_OPTION = re.compile(r"\n\t+([A-Z])\. ")
 
 
 def from_folder(folder: Path) -> list[Question]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from rolelens.errors import InputError, unknown
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Question:
     Attributes:
         id: stable name.
         text: the question itself.
-        options: what may be answered, 2 to 10 of them.
+        options: what may be answered, 2 to 26 of them.
         answer: index of the correct option.
+        also: indices of others that are correct, too (TruthfulQA's MC2).
         domain: what it is about.
         subject: the subject inside the domain, as MMLU names them.
         shots: questions that are shown before it, with their answers.
@@ -39,11 +41,13 @@ class Question:
     subject: str = ""
     shots: tuple["Question", ...] = ()
     prompt: str | None = None
+    also: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.options) <= len(LETTERS):
             raise InputError(
-                f"question {self.id!r} has {len(self.options)} options; it needs 2 to 10."
+                f"question {self.id!r} has {len(self.options)} options; it needs 2 to "
+                f"{len(LETTERS)}."
             )
         if not all(option.strip() for option in self.options) or not self.text.strip():
             raise InputError(f"question {self.id!r} has an empty text or option; fill it in.")
@@ -56,6 +60,11 @@ class Question:
             raise InputError(
                 f"question {self.id!r} names option {self.answer} as correct; it has options 0 to "
                 f"{len(self.options) - 1}."
+            )
+        if not {*self.also} <= {*range(len(self.options))} - {self.answer}:
+            raise InputError(
+                f"question {self.id!r} also names the options {list(self.also)} as correct; each "
+                f"has to be one of 0 to {len(self.options) - 1}, and not {self.answer}."
             )
         if any(shot.shots for shot in self.shots):
             raise InputError(
@@ -192,7 +201,11 @@ def _permuted(question: Question, seed: int) -> Question:
         for start, end, option in reversed(_spans(question, options)):
             prompt = prompt[:start] + option + prompt[end:]
     return dataclasses.replace(
-        question, options=options, answer=order.index(question.answer), prompt=prompt
+        question,
+        options=options,
+        answer=order.index(question.answer),
+        also=tuple(order.index(index) for index in question.also),
+        prompt=prompt,
     )
 
 
@@ -219,6 +232,8 @@ def _asked(question: Question) -> dict[str, Any]:
         del fields["subject"], fields["shots"]
     if question.prompt is None:
         del fields["prompt"]
+    if not question.also:
+        del fields["also"]
     return fields
 
 

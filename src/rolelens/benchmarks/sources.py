@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from rolelens.benchmarks import mmlu, paper, tables
+from rolelens.benchmarks import mmlu, paper, tables, truthful
 from rolelens.benchmarks.questions import LETTERS, Benchmark, Question, checked
 from rolelens.errors import InputError, unknown
 
@@ -27,9 +27,10 @@ def load_benchmark(
             hub, ``cais/mmlu``); a folder of MMLU CSV files (headerless: question, A, B, C, D,
             letter); a folder of JSON files with ready-made prompts, one a domain, as the paper's
             (``[{"prompt", "answer", "subject"}]``); one CSV or JSONL file of your own (columns
-            ``question``, ``A``, ``B``, ..., ``answer``, ``domain``); or a list of questions.
+            ``question``, ``A``, ``B``, ..., ``answer``, ``domain``); ``"truthfulqa"`` (from the
+            hub) or a JSON file as its authors' ``mc_task.json``; or a list of questions.
         split: ``dev``, ``val`` or ``test`` of MMLU; in a folder, the subfolder of that name, if
-            there is one.
+            there is one. Of TruthfulQA ``mc1`` (one true option; the default) or ``mc2`` (several).
         subjects: those to keep; all by default.
         shots: how many questions of MMLU's dev split, of the same subject, are shown with their
             answers before each question.
@@ -70,8 +71,13 @@ def _read(
         return "mini", _mini()
     if source == "mmlu":
         return "mmlu", mmlu.from_hub(split, subjects)
+    if source == "truthfulqa":
+        return f"truthfulqa {_targets(split)}", truthful.from_hub(_targets(split))
     if Path(source).is_file():
         file = Path(source)
+        if file.suffix == ".json":
+            name = f"{file.stem} {_targets(split)}"
+            return name, truthful.from_file(file, _targets(split))
         bare = file.suffix == ".csv" and not tables.has_header(file)
         return file.stem, mmlu.from_file(file) if bare else tables.from_file(file)
     folder = _folder(source, split)
@@ -79,6 +85,10 @@ def _read(
     if not questions:
         raise InputError(f"no CSV or JSON file with questions in {str(folder)!r}.")
     return folder.name, questions
+
+
+def _targets(split: str) -> str:
+    return "mc1" if split == "test" else split
 
 
 def _mini() -> list[Question]:
@@ -100,8 +110,8 @@ def _folder(source: str | Path, split: str) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(
-            f"no benchmark {str(source)!r}; name 'mini', 'mmlu', a folder of MMLU CSV files, or a "
-            "CSV or JSONL file."
+            f"no benchmark {str(source)!r}; name 'mini', 'mmlu', 'truthfulqa', a folder of "
+            "MMLU CSV files, or a CSV, JSONL or JSON file."
         )
     return folder / split if (folder / split).is_dir() else folder
 

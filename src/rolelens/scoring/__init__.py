@@ -10,7 +10,7 @@ from rolelens.scoring.multiple_choice import (
 )
 from rolelens.scoring.perplexity import Perplexity, perplexity
 from rolelens.scoring.prompts import cloze_prompt, letter_prompt
-from rolelens.scoring.scores import Scores
+from rolelens.scoring.scores import Scores, mc2
 
 __all__ = [
     "Method",
@@ -21,6 +21,7 @@ __all__ = [
     "cloze_prompt",
     "evaluate",
     "letter_prompt",
+    "mc2",
     "perplexity",
     "prepare",
     "score",

@@ -12,7 +12,7 @@ from torch import Tensor
 from rolelens import stats
 from rolelens.benchmarks import Question
 from rolelens.display import Card, Shown
-from rolelens.errors import unknown
+from rolelens.errors import InputError, unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,3 +135,24 @@ class Scores(Shown):
             "margin": f"{self.margin:+.3f} nats",
         }
         return Card("Scores", facts, "scores.table()")
+
+
+def mc2(scores: Scores, questions: Sequence[Question]) -> Float[Tensor, " question"]:
+    """Share of the probability of all options that the true ones have (MC2 of TruthfulQA).
+
+    Args:
+        scores: of method ``cloze``.
+        questions: those that were scored, in the same order.
+
+    Raises:
+        InputError: other questions, or another method.
+    """
+    if scores.method != "cloze":
+        raise InputError(f"MC2 is of method 'cloze', and these scores are of {scores.method!r}.")
+    if scores.questions != tuple(question.id for question in questions):
+        raise InputError("the scores are of other questions; pass those that were scored.")
+    shares = scores.logprobs.double().softmax(dim=-1)
+    true = torch.zeros_like(shares)
+    for n, question in enumerate(questions):
+        true[n, [question.answer, *question.also]] = 1.0
+    return (shares * true).sum(dim=-1)

@@ -1,0 +1,116 @@
+"""TruthfulQA's questions, and MC2."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import oracles
+import rolelens as rl
+import tiny
+from rolelens.benchmarks import truthful
+from rolelens.scoring import mc2
+
+ROWS = [
+    {
+        "question": "What is it like?",
+        "mc1_targets": {"Wet.": 1, "Dry.": 0, "Cold, mostly.": 0},
+        "mc2_targets": {"Wet.": 1, "Rather wet.": 1, "Dry.": 0, "Cold, mostly.": 0},
+    },
+    {
+        "question": "Who was here?",
+        "mc1_targets": {"Nobody.": 1, "A bird.": 0},
+        "mc2_targets": {"Nobody.": 1, "A bird.": 0},
+    },
+]
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "mc_task.json"
+    made.write_text(json.dumps(ROWS))
+    return made
+
+
+@pytest.mark.parametrize("split", ["test", "mc1", "mc2"])
+def test_options_and_labels_stay_together(path: Path, split: str) -> None:
+    for question, row in zip(rl.load_benchmark(path, split), ROWS, strict=True):
+        targets = row["mc2_targets" if split == "mc2" else "mc1_targets"]
+        true = {question.options[k] for k in (question.answer, *question.also)}
+        assert true == {text for text, label in targets.items() if label}
+        assert set(question.options) == set(targets)
+        assert (split == "mc2") or not question.also
+
+
+def test_the_hubs_rows_are_the_same(path: Path) -> None:
+    hub = [
+        {
+            "question": row["question"],
+            "mc2_targets": {
+                "choices": list(row["mc2_targets"]),
+                "labels": list(row["mc2_targets"].values()),
+            },
+        }
+        for row in ROWS
+    ]
+    found = tuple(truthful.from_rows(hub, "mc2", "hub"))
+    assert found == rl.load_benchmark(path, "mc2").questions
+
+
+def test_mc2_is_the_share_of_the_true_options(llama: rl.Lens, path: Path) -> None:
+    bench = rl.load_benchmark(path, "mc2").permuted(seed=1)
+    found = mc2(rl.evaluate(llama, bench, method="cloze"), bench.questions)
+    model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
+    for value, row in zip(found.tolist(), ROWS, strict=True):
+        start = oracles.chat_ids(tokenizer, row["question"])
+        shares = {
+            text: math.exp(
+                float(oracles.option_logprob(model, start, tokenizer(text).input_ids).sum())
+            )
+            for text in row["mc2_targets"]
+        }
+        true = sum(shares[text] for text, label in row["mc2_targets"].items() if label)
+        assert value == pytest.approx(true / sum(shares.values()), rel=1e-3)
+
+
+def test_mc2_of_other_scores_is_refused(llama: rl.Lens, path: Path) -> None:
+    bench = rl.load_benchmark(path, "mc2")
+    with pytest.raises(rl.InputError, match="of method 'cloze'"):
+        mc2(rl.evaluate(llama, bench, method="cloze_norm"), bench.questions)
+    with pytest.raises(rl.InputError, match="of other questions"):
+        mc2(rl.evaluate(llama, bench, method="cloze"), bench.questions[::-1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "holds no list"),
+        ([{"question": "a"}], "item 1: expected a text under 'question'"),
+        ([{"question": "a", "mc1_targets": {"b": 2, "c": 0}}], "labels 0 and 1"),
+        ([{"question": "a", "mc1_targets": {"b": 0, "c": 0}}], "item 1 has no true option"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path: Path, rows: object, message: str) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(rows))
+    with pytest.raises(rl.InputError, match=message):
+        rl.load_benchmark(bad)
+
+
+def test_unknown_targets_are_refused(path: Path) -> None:
+    with pytest.raises(rl.InputError, match="no targets of TruthfulQA 'mc3'"):
+        rl.load_benchmark(path, "mc3")
+    with pytest.raises(rl.InputError, match="also names the options"):
+        rl.Question("a", "b?", ("c", "d"), 0, also=(0,))
+
+
+def test_the_real_file_is_read() -> None:
+    real = DATA / "truthfulqa" / "mc_task_500.json"
+    if not real.exists():
+        pytest.skip(f"{real} is not there")
+    first = rl.load_benchmark(real)
+    assert len(first) == 500
+    assert 0.1 < sum(q.answer == 0 for q in first) / 500 < 0.35  # shuffled
+    assert any(len(q.also) > 3 for q in rl.load_benchmark(real, "mc2"))
