@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 
 import oracles
+import planted
 import rolelens as rl
 import tiny
 from rolelens import forward, rollouts
 from rolelens.rollouts import Problem, Problems, Rollouts, contrast, contrast_pairs, final_number
+from rolelens.vectors import nulls
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
 
 
@@ -283,3 +286,73 @@ def test_mlp_steering_generates_as_plain_hooks_do(llama: rl.Lens, cache: bool) -
         with oracles.mlp_added(model, 2, 0.5 * vector):
             new = oracles.greedy(model, ids, 6)
         assert text == llama._text(new)
+
+
+@pytest.fixture(scope="module")
+def knowing() -> rl.Lens:
+    """A model that gives hidden answers while the direction of a role is in the stream."""
+    bridge = TransformerBridge.boot_transformers(
+        "planted", hf_model=planted.model(), tokenizer=tiny.tokenizer(), device="cpu"
+    )
+    return rl.Lens(bridge)
+
+
+def hidden(n: int, seed: int = 0) -> Problems:
+    """Problems of which the model answers two in five by itself."""
+    rows = [q for q in planted.questions(n, seed) if q["domain"] == planted.PLANTED]
+    made = tuple(Problem(q["id"], q["text"], "ABCD"[q["answer"]]) for q in rows)
+    return Problems("hidden", made, "{question}")
+
+
+def letter(problem: Problem, text: str) -> bool:
+    return text.startswith(problem.answer)
+
+
+def role(lens: rl.Lens) -> rl.RoleVectors:
+    options = {"layers": [1, 2], "positions": [-1]}
+    found = rl.role_vectors(
+        lens, {"math": planted.prompts("math", 16)}, planted.prompts(None, 16), **options
+    )
+    return rl.concat(found, nulls.gaussian(found, 3))
+
+
+def test_a_trial_finds_what_was_planted_and_no_null(knowing: rl.Lens, tmp_path) -> None:
+    options = {"layers": [2], "max_new_tokens": 1, "verifier": letter}
+    found = rollouts.trial(
+        knowing, role(knowing), hidden(80), [1.0, 3.0], folder=tmp_path, **options
+    )
+    own, null = found.table[~found.table["null"]].iloc[0], found.table[found.table["null"]]
+    assert own["gain"] > 0.3
+    assert own["p_holm"] < 0.001
+    assert own["rank"] == 0.25
+    assert (null["gain"] < 0.2).all()
+    assert len(found.before.problems) == 40
+    assert "math" in found.verdicts[1]
+    assert " helps: " in found.verdicts[1]
+    # The same by hand, on the same problems.
+    problems = found.before.problems
+    d = role(knowing).direction("math", int(own["layer"]), -1)
+    texts = knowing.generate(
+        [p.question for p in problems], hooks=rl.add(d, own["alpha"]), max_new_tokens=1
+    )
+    right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(own["after"])
+    again = rollouts.trial(
+        knowing, role(knowing), hidden(80), [1.0, 3.0], folder=tmp_path, **options
+    )
+    assert again.table.equals(found.table)
+
+
+def test_nothing_is_tried_near_the_floor(knowing: rl.Lens) -> None:
+    options = {"max_new_tokens": 1, "verifier": lambda problem, text: False}
+    found = rollouts.trial(knowing, role(knowing), hidden(20), [1.0], **options)
+    assert not len(found.table)
+    assert "near the floor" in found.verdicts[0]
+    assert "near the floor" not in repr(found)
+    anyway = rollouts.trial(knowing, role(knowing), hidden(20), [1.0], anyway=True, **options)
+    assert (anyway.table["gain"] == 0).all()
+
+
+def test_a_trial_without_strengths_is_refused(knowing: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="alphas is empty"):
+        rollouts.trial(knowing, role(knowing), hidden(20), [])

@@ -12,6 +12,7 @@ from rolelens.rollouts.problems import (
     right_number,
 )
 from rolelens.rollouts.sampling import Rollouts, compare, roll_out
+from rolelens.rollouts.trial import Trial, trial
 
 __all__ = [
     "STEPWISE",
@@ -19,6 +20,7 @@ __all__ = [
     "Problem",
     "Problems",
     "Rollouts",
+    "Trial",
     "Verifier",
     "arithmetic",
     "compare",
@@ -29,4 +31,5 @@ __all__ = [
     "right_number",
     "roast",
     "roll_out",
+    "trial",
 ]

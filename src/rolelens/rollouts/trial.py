@@ -1,0 +1,196 @@
+"""Directions tried on generation: strengths chosen on some problems, effects told on others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rolelens import stats
+from rolelens.display import Card, Shown
+from rolelens.errors import InputError
+from rolelens.forward import Hook, Selection
+from rolelens.hooks import add
+from rolelens.lens import Lens
+from rolelens.rollouts.problems import Problems, Verifier, right_number
+from rolelens.rollouts.sampling import Rollouts, compare, roll_out
+from rolelens.vectors import RoleVectors, check_sources
+from rolelens.vectors.nulls import imitated
+
+FLOOR = 0.05
+"""Pass@1 that the unsteered model has to be above, by the low end of its interval."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trial(Shown):
+    """What directions do to generated answers, on problems that their cell was not chosen on.
+
+    Attributes:
+        cells: a row a cell tried: ``role``, ``layer``, ``alpha``, ``pass_at_1`` and its ``gain`` on
+            the problems that cells are chosen on.
+        table: a row a direction: its chosen ``layer`` and ``alpha``, the gain ``where_chosen``;
+            ``before`` and ``after`` on the other problems, ``gain`` with its 95 % interval, ``p``
+            (paired permutation test) with ``p_holm`` over all but nulls; of these ``rank``, the
+            share of nulls that gained as much where they were chosen (itself counted).
+        before: the unsteered answers to the other problems.
+        after: the steered ones, by direction.
+    """
+
+    cells: pd.DataFrame
+    table: pd.DataFrame
+    before: Rollouts
+    after: Mapping[str, Rollouts]
+
+    @property
+    def headroom(self) -> str:
+        """What the unsteered model can do, and what so many problems could show."""
+        low, high = self.before.interval
+        n = len(self.before.problems)
+        said = (
+            f"{self.before.problems.name}: pass@1 {self.before.pass_at_1:.3f} ({low:.3f} to "
+            f"{high:.3f}) unsteered; if one answer in five changes, {n} problems show "
+            f"{100 * stats.detectable(n, 0.2):.0f} points or more"
+        )
+        return f"{said}; near the floor, so nothing was tried" if low < FLOOR else said
+
+    @property
+    def verdicts(self) -> list[str]:
+        """A sentence for every direction that is no null."""
+        return [self.headroom + ".", *(_verdict(row) for row in _rows(self.table))]
+
+    def card(self) -> Card:
+        """How many were tried, and how many do something."""
+        own = self.table[~self.table["null"]] if len(self.table) else self.table
+        found = own[own["p_holm"] < 0.05] if len(own) else own
+        facts = {
+            "problems": f"{len(self.before.problems)} of {self.before.problems.name}",
+            "unsteered": f"{self.before.pass_at_1:.3f}",
+            "directions": f"{len(own)} and {len(self.table) - len(own)} nulls",
+            "effects beyond chance": ", ".join(found["role"]) if len(found) else "none",
+        }
+        return Card("Trial", facts, "trial.verdicts, trial.table")
+
+
+def trial(
+    lens: Lens,
+    vectors: RoleVectors,
+    problems: Problems,
+    alphas: Sequence[float],
+    *,
+    layers: Sequence[int] | None = None,
+    tokens: Selection = "all",
+    share: float = 0.5,
+    n: int = 1,
+    temperature: float = 0.0,
+    max_new_tokens: int = 256,
+    verifier: Verifier = right_number,
+    system: str | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    anyway: bool = False,
+) -> Trial:
+    """Choose a layer and strength of every direction on some problems, and try it on the others.
+
+    Args:
+        lens: the model.
+        vectors: the directions, by their last position; nulls are chosen in the same way.
+        problems: those that nothing was estimated on.
+        alphas: raw strengths.
+        layers: all layers of the vectors by default.
+        tokens: which tokens are steered; ``"generated"`` leaves the prompt alone.
+        share: of the problems that cells are chosen on.
+        n: answers to each problem.
+        temperature: of the sampling; 0 is greedy.
+        max_new_tokens: length of an answer at most, in tokens.
+        verifier: whether a text answers a problem rightly.
+        system: a system prompt.
+        seed: of the split and the sampling.
+        folder: where finished answers are kept; the same call goes on there.
+        anyway: try directions where the unsteered model is near the floor, too.
+
+    Raises:
+        InputError: no alphas, vectors of another model, or as for :func:`roll_out`.
+    """
+    check_sources(vectors.source, lens.source)
+    if not alphas:
+        raise InputError("alphas is empty; pass at least one strength.")
+    chosen_on, others = problems.split(share, seed)
+    chosen = vectors.layers if layers is None else tuple(layers)
+    position = vectors.positions[-1]
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+        "verifier": verifier,
+        "system": system,
+        "seed": seed,
+    }
+
+    def answered(name: str, asked: Problems, hooks: Sequence[Hook] = ()) -> Rollouts:
+        store = None if folder is None else Path(folder) / f"{name.replace('/', '_')}.jsonl"
+        return roll_out(lens, asked, n, hooks=hooks, store=store, **options)
+
+    def steered(role: str, layer: int, alpha: float, part: str, asked: Problems) -> Rollouts:
+        hooks = add(vectors.direction(role, layer, position), alpha, tokens=tokens)
+        return answered(f"{role}, layer {layer}, alpha {alpha:g}, {part}", asked, hooks)
+
+    before = answered("unsteered, others", others)
+    empty = Trial(pd.DataFrame(), pd.DataFrame(), before, {})
+    if before.interval[0] < FLOOR and not anyway:
+        return empty
+    base = answered("unsteered, chosen on", chosen_on)
+    cells: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    after: dict[str, Rollouts] = {}
+    for role in vectors.roles:
+        own: list[dict[str, Any]] = []
+        for layer in chosen:
+            for alpha in alphas:
+                found = steered(role, layer, alpha, "chosen on", chosen_on)
+                gain = found.pass_at_1 - base.pass_at_1
+                cell = {"role": role, "layer": layer, "alpha": float(alpha)}
+                own.append(cell | {"pass_at_1": found.pass_at_1, "gain": gain})
+        cells += own
+        best = max(own, key=lambda cell: cell["gain"])
+        after[role] = steered(role, best["layer"], best["alpha"], "others", others)
+        change = compare(before, after[role])
+        rows.append(
+            {
+                "role": role,
+                "null": bool(imitated(role)),
+                "layer": best["layer"],
+                "alpha": best["alpha"],
+                "where_chosen": best["gain"],
+                "before": before.pass_at_1,
+                "after": after[role].pass_at_1,
+                "gain": change.value,
+                "low": change.low,
+                "high": change.high,
+                "p": change.p,
+            }
+        )
+    return Trial(pd.DataFrame(cells), _corrected(pd.DataFrame(rows)), before, after)
+
+
+def _corrected(table: pd.DataFrame) -> pd.DataFrame:
+    own, nulls = table[~table["null"]], table[table["null"]]
+    gains = nulls["where_chosen"].tolist()
+    table.loc[own.index, "p_holm"] = stats.adjusted(own["p"].tolist())
+    table.loc[own.index, "rank"] = [stats.null_rank(x, gains) for x in own["where_chosen"]]
+    return table
+
+
+def _rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    return table[~table["null"]].to_dict("records") if len(table) else []
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    does = "changes nothing that these problems could show"
+    if row["p_holm"] < 0.05:
+        does = "helps" if row["gain"] > 0 else "harms"
+    return (
+        f"{row['role']} (layer {row['layer']}, alpha {row['alpha']:g}) {does}: "
+        f"{row['before']:.3f} -> {row['after']:.3f} ({100 * row['gain']:+.1f} points, 95 % "
+        f"interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, p = {row['p_holm']:.2f} "
+        f"after Holm); {100 * row['where_chosen']:+.1f} points where the cell was chosen."
+    )
