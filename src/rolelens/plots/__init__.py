@@ -1,5 +1,6 @@
 """Plotly figures of numbers computed elsewhere."""
 
+from rolelens.plots.estimators import magnitudes, recovery
 from rolelens.plots.readings import confusion, rates
 from rolelens.plots.scores import heatmap, transfer
 from rolelens.plots.separation import projections, separation, separation_map
@@ -21,10 +22,12 @@ __all__ = [
     "cosines",
     "heatmap",
     "learning_curve",
+    "magnitudes",
     "norms",
     "pca",
     "projections",
     "rates",
+    "recovery",
     "reliability",
     "separation",
     "separation_map",

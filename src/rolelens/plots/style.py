@@ -1,5 +1,7 @@
 """The look that all figures have."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -23,7 +25,9 @@ def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
     return figure
 
 
-def line(name: str, layers: list[int], values: list[float], n: int, label: str) -> go.Scatter:
+def line(
+    name: str, layers: Sequence[int | float], values: list[float], n: int, label: str
+) -> go.Scatter:
     """A line of one role; beyond eight, colours come back with another dash."""
     return go.Scatter(
         x=layers,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.errors import InputError
+from rolelens.vectors.estimators import Labelled
 from rolelens.vectors.role_vectors import RoleVectors
 
 
@@ -227,6 +228,30 @@ def consistency(
     counted = unit.norm(dim=-1).square().sum(dim=0)
     mean: Tensor = (unit.sum(dim=0).square().sum(dim=-1) - counted) / (n * (n - 1))
     return mean.float()
+
+
+def magnitudes(labelled: Labelled) -> pd.DataFrame:
+    """How large each group's difference is, and how far it points where the others do.
+
+    Where the two hardly go together, a plain mean follows the largest and not the most typical
+    (2602.14143).
+
+    Returns:
+        A row a group: ``magnitude``, the norm of its difference, and ``consistency``, the cosine
+        with the mean of all others' differences of norm 1.
+    """
+    differences = labelled.differences
+    if len(differences) < 2:
+        raise InputError("one group has no other to be alike; pass at least 2.")
+    unit = torch.nn.functional.normalize(differences, dim=-1)
+    others = unit.sum(dim=0) - unit
+    return pd.DataFrame(
+        {
+            "group": labelled.groups,
+            "magnitude": differences.norm(dim=-1).numpy(),
+            "consistency": torch.cosine_similarity(unit, others, dim=-1).numpy(),
+        }
+    )
 
 
 def _off_diagonal(cosines: Float[Tensor, "role role"]) -> float:
