@@ -166,8 +166,9 @@ def test_selections_name_the_right_tokens() -> None:
     assert rows(prompt, "prompt") == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]]
     assert rows(prompt, "generated") == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1]]
     assert rows(prompt, "post-instruction") == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0]]
+    assert rows(prompt, "last") == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]]
     assert rows(prompt, [1, 5]) == [[0, 1, 0, 0, 0, 1]] * 2
-    assert rows(step, "generated") == [[1], [1]]
+    assert rows(step, "generated") == rows(step, "last") == [[1], [1]]
     assert rows(step, "prompt") == rows(step, "post-instruction") == [[0], [0]]
     assert rows(step, [5]) == [[1], [1]]
     assert rows(step, [0]) == [[0], [0]]

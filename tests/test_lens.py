@@ -27,7 +27,7 @@ def test_greedy_text_equals_plain_decoding(lens: rl.Lens, architecture: str) -> 
 
 def test_steered_text_is_the_same_with_and_without_cache_and_one_by_one(lens: rl.Lens) -> None:
     d = direction(lens)
-    for tokens in ("all", "prompt", "post-instruction", "generated", [3, 30]):
+    for tokens in ("all", "prompt", "post-instruction", "generated", "last", [3, 30]):
         hooks = rl.add(d, 3.0, tokens=tokens)
         cached = lens.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8)
         assert cached == lens.generate(tiny.PROMPTS, hooks=hooks, max_new_tokens=8, cache=False)
@@ -38,7 +38,7 @@ def test_steered_text_is_the_same_with_and_without_cache_and_one_by_one(lens: rl
     )
 
 
-@pytest.mark.parametrize("tokens", ["absolute", "generated", "post-instruction"])
+@pytest.mark.parametrize("tokens", ["absolute", "generated", "last", "post-instruction"])
 def test_a_selection_changes_the_same_tokens_with_and_without_the_cache(
     llama: rl.Lens, tokens: str
 ) -> None:
@@ -79,6 +79,7 @@ def test_a_selection_changes_the_same_tokens_with_and_without_the_cache(
     wanted = {
         "absolute": {2, n + 1, n + 4},
         "generated": set(range(n, n + 11)),  # the last token generated is never run
+        "last": set(range(n - 1, n + 11)),
         "post-instruction": set(range(n - len(llama.positions), n)),
     }
     assert changed(cache=True) == changed(cache=False) == wanted[tokens]

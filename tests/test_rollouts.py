@@ -356,3 +356,14 @@ def test_nothing_is_tried_near_the_floor(knowing: rl.Lens) -> None:
 def test_a_trial_without_strengths_is_refused(knowing: rl.Lens) -> None:
     with pytest.raises(rl.InputError, match="alphas is empty"):
         rollouts.trial(knowing, role(knowing), hidden(20), [])
+
+
+def test_choices_hold_the_right_number_once_under_the_right_letter() -> None:
+    asked = Problems("own", rollouts.arithmetic(60))
+    prompts, right, wrong = rollouts.ab_choices(asked)
+    for problem, prompt, good, bad in zip(asked, prompts, right, wrong, strict=True):
+        assert {good, bad} == {"A", "B"}
+        assert prompt.startswith(problem.question)
+        assert f"({good}) {problem.answer}\n" in prompt
+        assert f"({bad}) {problem.answer}\n" not in prompt
+    assert 20 < right.count("A") < 40

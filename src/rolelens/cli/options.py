@@ -38,7 +38,9 @@ Layers = Annotated[
 ]
 Positions = Annotated[str | None, typer.Option(help="Such as -2,-1; all by default.")]
 Alphas = Annotated[str, typer.Option(help="Strengths, raw.")]
-TokenSelection = Annotated[str, typer.Option(help="all, prompt, post-instruction or generated.")]
+TokenSelection = Annotated[
+    str, typer.Option(help="all, prompt, post-instruction, generated or last.")
+]
 Out = Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")]
 Stored = Annotated[
     Path | None,

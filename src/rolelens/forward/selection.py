@@ -12,8 +12,11 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.vectors import Source
 
-Selection: TypeAlias = Literal["all", "prompt", "post-instruction", "generated"] | Sequence[int]
-"""Which tokens are edited: a name, or absolute positions (0 is the first token)."""
+Selection: TypeAlias = (
+    Literal["all", "prompt", "post-instruction", "generated", "last"] | Sequence[int]
+)
+"""Which tokens are edited: a name, or absolute positions (0 is the first token). ``last`` are the
+prompt's last token and every generated one: the last of each forward pass under a KV cache."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ def selected(now: Running, tokens: Selection) -> Bool[Tensor, "row position"]:
             return positions < lengths
         case "generated":
             return positions >= lengths
+        case "last":
+            return positions >= lengths - 1
         case "post-instruction":
             return (positions < lengths) & (positions >= lengths - now.n_post)
     raise InputError(
-        f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated' or a "
-        "list of absolute positions."
+        f"tokens is {tokens!r}; it has to be 'all', 'prompt', 'post-instruction', 'generated', "
+        "'last' or a list of absolute positions."
     )

@@ -1,6 +1,6 @@
 """What a model answers when it is let go on, whether that is right, and directions made of it."""
 
-from rolelens.rollouts.contrast import Contrast, contrast, contrast_pairs, roast
+from rolelens.rollouts.contrast import Contrast, ab_choices, contrast, contrast_pairs, roast
 from rolelens.rollouts.problems import (
     STEPWISE,
     Problem,
@@ -12,9 +12,10 @@ from rolelens.rollouts.problems import (
     right_number,
 )
 from rolelens.rollouts.sampling import Rollouts, compare, roll_out
-from rolelens.rollouts.trial import Trial, trial
+from rolelens.rollouts.trial import FLOOR, Trial, trial
 
 __all__ = [
+    "FLOOR",
     "STEPWISE",
     "Contrast",
     "Problem",
@@ -22,6 +23,7 @@ __all__ = [
     "Rollouts",
     "Trial",
     "Verifier",
+    "ab_choices",
     "arithmetic",
     "compare",
     "contrast",

@@ -1,5 +1,6 @@
 """Activations of right and of wrong answers, and directions between them."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from rolelens import forward
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Pooled
 from rolelens.lens import Lens
+from rolelens.rollouts.problems import Problems, final_number
 from rolelens.rollouts.sampling import Rollouts
 from rolelens.vectors import RoleVectors, Source
 from rolelens.vectors.estimators import Estimator, GroupedMean, Labelled
@@ -171,6 +173,36 @@ def contrast_pairs(
     }
     counts = {"pairs": len(prompts)}
     return Contrast(labelled, site, lens.source, "positive answers - negative answers", counts)
+
+
+def ab_choices(problems: Problems, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Problems with the right number and a wrong one near it as options A and B.
+
+    Args:
+        problems: whose answers are numbers.
+        seed: of the wrong numbers and of the options' order.
+
+    Returns:
+        The prompts, the letter of the right option of each, and that of the wrong one, for
+        :func:`contrast_pairs`.
+    """
+    prompts, right, wrong = [], [], []
+    for problem in problems:
+        value = final_number(problem.answer)
+        if value is None:
+            raise InputError(
+                f"the answer of problem {problem.id!r} is {problem.answer!r}, which has no number; "
+                "write the pairs yourself."
+            )
+        rng = random.Random(f"{seed}/{problem.id}")
+        other = value + rng.choice((-1, 1)) * rng.randint(1, max(2, round(abs(value) / 4)))
+        first = rng.random() < 0.5
+        options = (value, other) if first else (other, value)
+        lettered = "\n".join(f"({letter}) {n:g}" for letter, n in zip("AB", options, strict=True))
+        prompts.append(f"{problem.question}\n{lettered}\nAnswer with A or B.")
+        right.append("A" if first else "B")
+        wrong.append("B" if first else "A")
+    return prompts, right, wrong
 
 
 def roast(lens: Lens, rollouts: Rollouts, **options: Any) -> RoleVectors:

@@ -1,0 +1,188 @@
+"""Directions of right answers by several estimators, tried on problems they were not made of.
+
+``python benchmarks/roast.py --problems FILE`` (a JSONL file of problems; arithmetic otherwise) and
+``--truthful FILE`` (TruthfulQA's ``mc_task.json``). Answers are kept under ``--out``.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import rolelens as rl
+from rolelens import rollouts, stats
+from rolelens.benchmarks import LETTERS, Question
+from rolelens.rollouts import FLOOR, Problem, Problems
+from rolelens.scoring import letter_prompt, mc2
+from rolelens.vectors import RoleVectors, nulls
+from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
+from rolelens.vectors.scaling import soft_scaled
+
+LAYERS = (9, 14, 19)
+ALPHAS = (1.0, 4.0)
+
+
+def compared(contrasts: dict[str, rollouts.Contrast]) -> RoleVectors:
+    """Every estimator's directions with the norms of the difference in means, and nulls."""
+    own = contrasts["rollouts"]
+    plain = own.directions(DifferenceInMeans(), "difference in means")
+    grouped = own.directions(GroupedMean(), "ROAST without scaling")
+    found = [
+        plain,
+        grouped,
+        dataclasses.replace(soft_scaled(grouped), roles=("ROAST",)),
+        *(
+            other.directions(DifferenceInMeans(), name)
+            for name, other in contrasts.items()
+            if name != "rollouts"
+        ),
+    ]
+    same = [
+        dataclasses.replace(
+            one, directions=nulls.matched(one.directions, plain.directions), contrast=""
+        )
+        for one in found
+    ]
+    return rl.concat(*same, dataclasses.replace(nulls.gaussian(plain, 3), contrast=""))
+
+
+def table(frame: pd.DataFrame) -> None:
+    """A frame as Markdown."""
+    print("| " + " | ".join(map(str, frame.columns)) + " |\n" + "|---" * frame.shape[1] + "|")
+    for row in frame.itertuples(index=False):
+        cells = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in row]
+        print("| " + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) -> None:
+    """Estimate on some problems; choose and try on others."""
+    train, rest = problems.take(range(min(3 * n, len(problems)))).split(1 / 3, seed=0)
+    kept = out / problems.name
+    base = rl.roll_out(
+        lens, rest, 1, temperature=0.0, max_new_tokens=new, store=kept / "rest.jsonl"
+    )
+    low, high = base.interval
+    print(f"{problems.name}: pass@1 {base.pass_at_1:.3f} ({low:.3f} to {high:.3f}), greedy\n")
+    if low < FLOOR:
+        print("Near the floor: nothing is estimated or tried.\n", flush=True)
+        return
+    rolled = rl.roll_out(lens, train, max_new_tokens=new, store=kept / "train.jsonl")
+    print(f"{rolled}\n", flush=True)
+    pairs = rollouts.ab_choices(train)
+    contrasts = {
+        "rollouts": rollouts.contrast(lens, rolled, layers=LAYERS),
+        "CAA": rollouts.contrast_pairs(lens, *pairs, layers=LAYERS),
+        "response means": rollouts.contrast(lens, rolled, layers=LAYERS, pooled="mean"),
+    }
+    found = rollouts.trial(
+        lens, compared(contrasts), rest, ALPHAS, max_new_tokens=new, folder=kept / "trial"
+    )
+    table(found.table.drop(columns=["before", "null"]))
+    print("\n".join(f"- {line}" for line in found.verdicts) + "\n", flush=True)
+
+
+def letters(bench: Sequence[Question]) -> Problems:
+    """Questions in letters, as problems whose answer is a letter."""
+    made = [Problem(q.id, letter_prompt(q), LETTERS[q.answer]) for q in bench]
+    return Problems("truthfulqa letters", tuple(made), "{question}")
+
+
+def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
+    """The same for MC1 and MC2, scored by the options' log-probabilities."""
+    ones, several = rl.load_benchmark(path, "mc1"), rl.load_benchmark(path, "mc2")
+    order = np.random.default_rng(0).permutation(len(ones)).tolist()
+    train, choose, test = order[:n], order[n : 2 * n], order[2 * n : 4 * n]
+    asked = [ones[k] for k in train]
+    rolled = rl.roll_out(
+        lens,
+        letters(asked),
+        max_new_tokens=1,
+        verifier=lambda problem, text: text.strip() == problem.answer,
+        store=out / "truthfulqa.jsonl",
+    )
+    print(f"{rolled}\n", flush=True)
+    wrong = [next(o for k, o in enumerate(q.options) if k != q.answer) for q in asked]
+    right = [q.options[q.answer] for q in asked]
+    texts = [q.text for q in asked]
+    given = [letter_prompt(q) for q in asked]
+    named = [[LETTERS[k] for k in ks] for ks in (
+        [q.answer for q in asked], [0 if q.answer else 1 for q in asked]
+    )]  # fmt: skip
+    contrasts = {
+        "rollouts": rollouts.contrast(lens, rolled, layers=LAYERS),
+        "CAA": rollouts.contrast_pairs(lens, given, *named, layers=LAYERS),
+        "response means": rollouts.contrast_pairs(
+            lens, texts, right, wrong, layers=LAYERS, pooled="mean"
+        ),
+    }
+    vectors = compared(contrasts)
+    found = rl.sweep(
+        lens,
+        vectors,
+        [ones[k] for k in choose],
+        layers=LAYERS,
+        positions=[-1],
+        alphas=ALPHAS,
+        method="cloze",
+        store=out / "truthfulqa.db",
+    ).table()
+    before = [rl.evaluate(lens, [b[k] for k in test], method="cloze") for b in (ones, several)]
+    two = [several[k] for k in test]
+    print(
+        f"TruthfulQA, {len(test)} questions: MC1 {before[0].accuracy:.3f}, "
+        f"MC2 {float(mc2(before[1], two).mean()):.3f} unsteered\n",
+        flush=True,
+    )
+    rows = []
+    for role, own in found.groupby("role", sort=False):
+        best = own.loc[own["margin"].idxmax()]
+        d = vectors.direction(str(role), int(best["layer"]), -1)
+        hooks = rl.add(d, float(best["alpha"]))
+        after = [rl.evaluate(lens, [b[k] for k in test], hooks, "cloze") for b in (ones, several)]
+        one = stats.paired((after[0].correct.double() - before[0].correct.double()).tolist())
+        more = stats.paired((mc2(after[1], two) - mc2(before[1], two)).tolist())
+        rows.append(
+            {
+                "role": role,
+                "layer": d.layer,
+                "alpha": float(best["alpha"]),
+                "MC1": one.value,
+                "low": one.low,
+                "high": one.high,
+                "MC2": more.value,
+                "MC2 low": more.low,
+                "MC2 high": more.high,
+                "p": more.p,
+            }
+        )
+    table(pd.DataFrame(rows))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=Path, help="a JSONL file of problems")
+    parser.add_argument("--truthful", type=Path, help="TruthfulQA's mc_task.json")
+    parser.add_argument("--only", default="arithmetic,problems,truthful")
+    parser.add_argument("--out", type=Path, default=Path("runs/roast"))
+    parser.add_argument("--number", type=int, default=100, help="problems of each of three parts")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    lens: Any = rl.load("smollm2")
+    only = given.only.split(",")
+    if "arithmetic" in only:
+        on_problems(lens, rl.load_problems("arithmetic"), given.out, 80, given.number)
+    if "problems" in only and given.problems:
+        on_problems(lens, rl.load_problems(given.problems), given.out, 256, given.number)
+    if "truthful" in only and given.truthful:
+        on_truthfulqa(lens, given.truthful, given.out, given.number)
+
+
+if __name__ == "__main__":
+    main()
