@@ -262,6 +262,18 @@ def test_an_unknown_model_is_one_sentence(name: str) -> None:
         rl.load("missing.gguf")
 
 
+def test_a_gguf_file_that_does_not_name_its_class_is_loaded(tmp_path, monkeypatch) -> None:
+    """As transformers reads Gemma 3's."""
+    model = tiny.hf_model("Gemma3")
+    model.config.architectures = None
+    (tmp_path / "x.gguf").write_bytes(b"read below")
+    monkeypatch.setattr(embedded, "read_gguf", lambda path: (model, tiny.tokenizer()))
+    lens = rl.load(tmp_path / "x.gguf", device="cpu")
+    ids = oracles.chat_ids(tiny.tokenizer(), "Prove it.")
+    expected = oracles.greedy(tiny.reference("Gemma3"), ids, 5)
+    assert lens.generate(["Prove it."], max_new_tokens=5) == [lens._text(expected)]
+
+
 @pytest.mark.model
 def test_a_gguf_file_is_the_embedded_model(smollm2: rl.Lens, tmp_path) -> None:
     with embedded._gguf_file(tmp_path) as path:

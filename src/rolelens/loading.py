@@ -57,6 +57,8 @@ def load(
         try:
             if name.endswith(".gguf"):
                 hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
+                # transformers leaves it out of some architectures' files, Gemma 3's among them.
+                hf_model.config.architectures = [type(hf_model).__name__]
                 kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
                 origin = f"{path.name}, dequantised"
             elif not Path(where).is_dir():
@@ -67,6 +69,7 @@ def load(
             )
         except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason if len(reason) < 200 else f"{reason[:200]}..."
             near = difflib.get_close_matches(name, [*embedded.NAMES, *cached_models()], n=1)
             offer = f"did you mean {near[0]!r}? Else name" if near else "name"
             raise InputError(
