@@ -1,9 +1,10 @@
-"""How benchmarks measure: a clock, and a count of operations."""
+"""How benchmarks measure and print: a clock, a count of operations, a table."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -35,3 +36,12 @@ def flops(run: Callable[[], Any]) -> float:
     with _Counter() as counter:
         run()
     return float(counter.total)
+
+
+def table(frame: pd.DataFrame, digits: int = 2) -> None:
+    """Print a frame as Markdown."""
+    print("| " + " | ".join(map(str, frame.columns)) + " |\n" + "|---" * frame.shape[1] + "|")
+    for row in frame.itertuples(index=False):
+        cells = [f"{x:.{digits}f}" if isinstance(x, float) else str(x) for x in row]
+        print("| " + " | ".join(cells) + " |")
+    print(flush=True)

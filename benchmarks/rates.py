@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from measure import table
 
 import rolelens as rl
 from rolelens.patchscope import (
@@ -37,15 +38,6 @@ READERS: dict[str, Reader] = {
     "SelfIE": SelfIE(max_new_tokens=12),
     "logit lens": LogitLens(),
 }
-
-
-def table(frame: pd.DataFrame) -> None:
-    """A frame as Markdown."""
-    print("| " + " | ".join(map(str, frame.columns)) + " |\n" + "|---" * frame.shape[1] + "|")
-    for row in frame.itertuples(index=False):
-        cells = [f"{x:.2f}" if isinstance(x, float) else str(x) for x in row]
-        print("| " + " | ".join(cells) + " |")
-    print(flush=True)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from measure import table
 
 import rolelens as rl
 from rolelens import rollouts, stats
@@ -43,21 +44,10 @@ def compared(contrasts: dict[str, rollouts.Contrast]) -> RoleVectors:
         ),
     ]
     same = [
-        dataclasses.replace(
-            one, directions=nulls.matched(one.directions, plain.directions), contrast=""
-        )
+        dataclasses.replace(one, directions=nulls.matched(one.directions, plain.directions))
         for one in found
     ]
-    return rl.concat(*same, dataclasses.replace(nulls.gaussian(plain, 3), contrast=""))
-
-
-def table(frame: pd.DataFrame) -> None:
-    """A frame as Markdown."""
-    print("| " + " | ".join(map(str, frame.columns)) + " |\n" + "|---" * frame.shape[1] + "|")
-    for row in frame.itertuples(index=False):
-        cells = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in row]
-        print("| " + " | ".join(cells) + " |")
-    print(flush=True)
+    return rl.concat(*same, nulls.gaussian(plain, 3))
 
 
 def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) -> None:
@@ -83,7 +73,7 @@ def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) 
     found = rollouts.trial(
         lens, compared(contrasts), rest, ALPHAS, max_new_tokens=new, folder=kept / "trial"
     )
-    table(found.table.drop(columns=["before", "null"]))
+    table(found.table.drop(columns=["before", "null"]), 3)
     print("\n".join(f"- {line}" for line in found.verdicts) + "\n", flush=True)
 
 
@@ -161,7 +151,7 @@ def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
                 "p": more.p,
             }
         )
-    table(pd.DataFrame(rows))
+    table(pd.DataFrame(rows), 3)
 
 
 def main() -> None:
