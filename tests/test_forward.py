@@ -126,3 +126,36 @@ def test_states_of_answers_equal_plain_ones(
             torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-3)
             seen.append(row)
     assert sorted(seen) == list(range(len(tokens)))
+
+
+@pytest.mark.parametrize("prompts", ["one length", "several lengths"])
+def test_rows_that_have_ended_do_not_run_on(lens: rl.Lens, variant: Variant, prompts: str) -> None:
+    model, stop = tiny.reference(variant.architecture), torch.arange(0, 300, 5)
+    several = prompts == "several lengths"
+    if several and not forward.mixes(lens.model, ()):
+        pytest.skip("this class answers prompts of one length at a time")
+    ids = [tuple(range(5 + n, 17 + n + (n % 3 if several else 0))) for n in range(12)]
+    tokens = Tokens(tuple(ids), tuple(map(len, ids)), 1)
+    (batch,) = forward.batches(tokens)
+    widths: list[int] = []
+    count = [("blocks.2.hook_resid_pre", lambda x, hook: widths.append(len(x)))]
+    steps = forward.decode(
+        lens.model,
+        batch,
+        lambda logits, going: logits.argmax(dim=-1),
+        max_new_tokens=20,
+        stop=stop,
+        hooks=count,
+    )
+    done = torch.stack(list(steps), dim=1).tolist()
+    ends = []
+    for row, found in zip(batch.rows.tolist(), done, strict=True):
+        expected = oracles.greedy(model, ids[row], 20)
+        end = next((n for n, i in enumerate(expected) if i in stop), 19) + 1
+        assert found[:end] == expected[:end]
+        ends.append(end)
+    assert len(done[0]) == max(ends)
+    assert widths[0] == 12
+    for step, width in enumerate(widths):
+        going = sum(end > step for end in ends)
+        assert going <= width < 2 * going or width == going

@@ -70,7 +70,7 @@ def test_a_selection_changes_the_same_tokens_with_and_without_the_cache(
             forward.batches(llama.tokenize(tiny.PROMPTS[1:2]))[0],
             hooks,
             12,
-            lambda logits: torch.full((1,), 7),
+            lambda logits, going: torch.full((1,), 7),
             cache,
         )
         assert len(list(steps)) == 12
@@ -154,7 +154,7 @@ def test_generation_stops_at_the_context_length(llama: rl.Lens) -> None:
             forward.batches(llama.tokenize(tiny.PROMPTS[:1]))[0],
             (),
             10_000,
-            lambda logits: torch.full((1,), 7),
+            lambda logits, going: torch.full((1,), 7),
             True,
         )
     )

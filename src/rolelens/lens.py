@@ -200,9 +200,8 @@ class Lens(Shown):
         answers = [""] * len(prompts)
         mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
         for batch in forward.batches(tokens, same_prompt_length=not mixed):
-            steps = self._decode(
-                batch, hooks, max_new_tokens, _picker(temperature, top_p, seed, batch.rows), cache
-            )
+            pick = _picker(temperature, top_p, seed, batch.rows)
+            steps = self._decode(batch, hooks, max_new_tokens, pick, cache)
             done = torch.stack(list(steps), dim=1).tolist()
             for i, ids in zip(batch.rows.tolist(), done, strict=True):
                 answers[i] = self._text(ids)
@@ -261,20 +260,15 @@ class Lens(Shown):
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
         stop = torch.tensor(sorted(self._stop_ids()))
-        ended = torch.zeros(len(batch.rows), dtype=torch.bool)
         room = min(max_new_tokens, self.n_ctx - batch.ids.shape[1])
         if room < 1:
             raise InputError(
                 f"a prompt of {batch.ids.shape[1]} tokens fills the context of {self.name}, which "
                 "leaves no room for an answer; shorten it."
             )
-        for step in forward.decode(
-            self.model, batch, pick, max_new_tokens=room, hooks=hooks, cache=cache
-        ):
-            yield step.cpu()
-            ended |= torch.isin(step.cpu(), stop)
-            if ended.all():
-                return
+        return forward.decode(
+            self.model, batch, pick, max_new_tokens=room, stop=stop, hooks=hooks, cache=cache
+        )
 
     def _stop_ids(self) -> set[int]:
         """Tokens that end an answer: the tokenizer's, the model's and the template's own."""
@@ -310,19 +304,19 @@ def _picker(temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row
         )
     temperature = float(temperature)
     if temperature == 0:
-        return lambda logits: logits.argmax(dim=-1)
+        return lambda logits, going: logits.argmax(dim=-1)
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
     streams = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in rows.tolist()]
     warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
 
-    def sample(logits: Tensor) -> Tensor:
+    def sample(logits: Tensor, going: Tensor) -> Tensor:
         for warper in warpers:
             logits = warper(None, logits)
         shares = logits.softmax(dim=-1).cpu()
         drawn = [
-            torch.multinomial(share, 1, generator=stream)
-            for share, stream in zip(shares, streams, strict=True)
+            torch.multinomial(share, 1, generator=streams[row])
+            for share, row in zip(shares, going.tolist(), strict=True)
         ]
         return torch.cat(drawn).to(logits.device)
 

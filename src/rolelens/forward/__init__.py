@@ -5,6 +5,7 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
+from rolelens.forward.decoding import Pick, decode
 from rolelens.forward.edits import ABLATED, SITES, Ablation, Addition, Edit
 from rolelens.forward.gradients import gradients
 from rolelens.forward.models import (
@@ -18,10 +19,8 @@ from rolelens.forward.models import (
 )
 from rolelens.forward.passes import (
     Hooks,
-    Pick,
     RowHooks,
     answer_logprobs,
-    decode,
     next_token_logits,
     probe,
     unembed,

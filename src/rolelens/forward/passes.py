@@ -17,7 +17,6 @@ from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
-Pick: TypeAlias = Callable[[Float[Tensor, "row vocab"]], Int[Tensor, " row"]]
 
 
 class Stop(Exception):  # noqa: N818
@@ -44,7 +43,7 @@ def next_token_logits(
     out = torch.empty(len(tokens), len(vocab))
     for batch in batches(tokens, budget):
         index = (batch.lengths - 1)[:, None]
-        final = _final_residual(model, batch, index, hooks)[:, 0]
+        final = final_residual(model, batch, index, hooks)[:, 0]
         out[batch.rows] = unembed(model, final, list(vocab)).float().cpu()
     return out
 
@@ -66,7 +65,7 @@ def answer_logprobs(
         first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
         cache = models.new_cache(model, len(prompts))
         last = torch.full((len(prompts), 1), length - 1)
-        before = _final_residual(
+        before = final_residual(
             model, batch.part(first, slice(0, length)), last, hooks, cache=cache
         )[prompt_of]
         final = before
@@ -76,7 +75,7 @@ def answer_logprobs(
             rows = torch.arange(len(batch.rows))
             index = torch.arange(width - 1).expand(len(rows), -1)
             part = batch.part(rows, slice(length, length + width - 1))
-            after = _final_residual(model, part, index, hooks, cache=cache, start=length)
+            after = final_residual(model, part, index, hooks, cache=cache, start=length)
             final = torch.cat([before, after], dim=1)
         answered = torch.arange(width) < (batch.lengths - length)[:, None]
         found = torch.zeros(answered.shape)
@@ -97,76 +96,6 @@ def token_logprobs(
         own = logits.gather(1, target.to(logits.device))
         parts.append((own - logits.logsumexp(dim=-1, keepdim=True)).cpu())
     return torch.cat(parts)
-
-
-def decode(
-    model: HookedModel,
-    batch: Batch,
-    pick: Pick,
-    *,
-    max_new_tokens: int,
-    hooks: Hooks = (),
-    cache: bool = True,
-) -> Iterator[Int[Tensor, " row"]]:
-    """Generate, one token a row and step.
-
-    Args:
-        model: the model; one that resumes where the prompts have several lengths.
-        batch: the prompts.
-        pick: chooses the next token of each row from its logits.
-        max_new_tokens: how many steps at most.
-        hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
-            with a ``first`` edited token, what prompts of one length share before it runs once.
-        cache: keep keys and values; without, every step runs the whole sequence again, and the
-            prompts have to be of one length.
-    """
-    if len(set(batch.lengths.tolist())) > 1:
-        yield from _decode_several_lengths(model, batch, pick, max_new_tokens, hooks)
-        return
-    ids = batch.ids.to(model.cfg.device)
-    start = _untouched(batch, hooks) if cache else 0
-    kept = models.new_cache(model, 1 if start else len(batch.rows)) if cache else None
-    if start:
-        with steered(model, batch, (), (), width=start):
-            models.run(model, ids[:1, :start], kept, last_only=True)
-        models.select_rows(kept, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
-    for _ in range(max_new_tokens):
-        with steered(model, batch, hooks, (), start=start, width=ids.shape[1] - start):
-            logits = models.run(model, ids[:, start:], kept, last_only=True)
-        chosen = pick(logits[:, -1].float())
-        start = ids.shape[1] if cache else 0
-        ids = torch.cat([ids, chosen[:, None]], dim=1)
-        yield chosen
-
-
-def _decode_several_lengths(
-    model: HookedModel,
-    batch: Batch,
-    pick: Pick,
-    max_new_tokens: int,
-    hooks: Hooks,
-) -> Iterator[Int[Tensor, " row"]]:
-    """Padded on the right at first, so that columns are positions, and then on the left."""
-    lengths = batch.lengths
-    cache = models.new_cache(model, len(lengths), whole=True)
-    last = (lengths - 1)[:, None]
-    logits = unembed(model, _final_residual(model, batch, last, hooks, cache=cache)[:, 0])
-    models.move_right(cache, lengths)
-    for step in range(max_new_tokens):
-        chosen = pick(logits.float())
-        yield chosen
-        if step + 1 < max_new_tokens:
-            behind = lengths + step
-            with steered(model, batch, hooks, (), positions=behind[:, None]):
-                found = models.run(model, chosen[:, None], cache, last_only=True, behind=behind)
-            logits = found[:, -1]
-
-
-def _untouched(batch: Batch, hooks: Hooks) -> int:
-    """Tokens at the beginning that are the same in all prompts and that no hook edits."""
-    first = min(getattr(hooks, "first", 0), batch.ids.shape[1] - 1)
-    same = (batch.ids == batch.ids[:1]).all(dim=0)[:first]
-    return int(same.int().cumprod(dim=0).sum())
 
 
 @contextmanager
@@ -229,7 +158,7 @@ def gather(
     return x[torch.arange(x.shape[0], device=x.device)[:, None], index.to(x.device)]
 
 
-def _final_residual(
+def final_residual(
     model: HookedModel,
     batch: Batch,
     index: Int[Tensor, "row read"],
@@ -289,7 +218,7 @@ def _unembedding_agrees(model: HookedModel) -> bool:
     """Whether unembedding by hand gives the model's own logits, tried on four tokens."""
     one = torch.tensor([0])
     batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
-    final = _final_residual(model, batch, torch.arange(4)[None], ())[0]
+    final = final_residual(model, batch, torch.arange(4)[None], ())[0]
     with steered(model, batch, (), ()):
         own = models.run(model, batch.ids)[0]
     with torch.no_grad():

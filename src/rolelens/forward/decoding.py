@@ -1,0 +1,145 @@
+"""Generation: one token a row and step, of all rows that have not ended."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rolelens.forward import models
+from rolelens.forward.models import HookedModel
+from rolelens.forward.passes import Hooks, final_residual, steered, unembed
+from rolelens.forward.tokens import Batch
+
+Pick: TypeAlias = Callable[
+    [Float[Tensor, "going vocab"], Int[Tensor, " going"]], Int[Tensor, " going"]
+]
+"""The next token of the rows that go on, from their logits and which rows of the batch they are."""
+
+
+def decode(
+    model: HookedModel,
+    batch: Batch,
+    pick: Pick,
+    *,
+    max_new_tokens: int,
+    stop: Int[Tensor, " token"],
+    hooks: Hooks = (),
+    cache: bool = True,
+) -> Iterator[Int[Tensor, " row"]]:
+    """Generate until every row has ended.
+
+    Args:
+        model: the model; one that :func:`mixes` where the prompts have several lengths.
+        batch: the prompts.
+        pick: chooses the next tokens.
+        max_new_tokens: how many steps at most.
+        stop: tokens that end a row. Where half of the rows have ended, the others go on alone.
+        hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
+            with a ``first`` edited token, what prompts of one length share before it runs once.
+        cache: keep keys and values; without, every step runs the whole sequence again, and the
+            prompts have to be of one length.
+
+    Yields:
+        The token of each row, on the CPU; of rows that have ended, any.
+    """
+    several = len(set(batch.lengths.tolist())) > 1
+    state: _State = _Ragged(model, batch, hooks) if several else _Even(model, batch, hooks, cache)
+    rows = torch.arange(len(batch.rows))
+    last = torch.zeros_like(rows)
+    ended = torch.zeros(len(rows), dtype=torch.bool)
+    for _ in range(max_new_tokens):
+        last[rows] = pick(state.logits(), rows).cpu()
+        ended |= torch.isin(last, stop)
+        yield last.clone()
+        if ended.all():
+            return
+        going = ~ended[rows]
+        if 2 * int(going.sum()) <= len(rows):
+            state.keep(going.nonzero()[:, 0])
+            rows = rows[going]
+        state.append(last[rows])
+
+
+class _State(Protocol):
+    """Rows and what is known of them so far."""
+
+    def logits(self) -> Float[Tensor, "row vocab"]:
+        """What follows each row."""
+
+    def append(self, chosen: Int[Tensor, " row"]) -> None:
+        """Let a token follow each row."""
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with some of the rows."""
+
+
+class _Even:
+    """Rows of one length."""
+
+    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks, cache: bool) -> None:
+        self.model, self.batch, self.hooks = model, batch, hooks
+        self.ids = batch.ids.to(model.cfg.device)
+        self.start = _untouched(batch, hooks) if cache else 0
+        n = len(batch.rows)
+        self.cache = models.new_cache(model, 1 if self.start else n) if cache else None
+        if self.start:
+            with steered(model, batch, (), (), width=self.start):
+                models.run(model, self.ids[:1, : self.start], self.cache, last_only=True)
+            first = torch.zeros(n, dtype=torch.long, device=self.ids.device)
+            models.select_rows(self.cache, first)
+
+    def logits(self) -> Float[Tensor, "row vocab"]:
+        start, width = self.start, self.ids.shape[1] - self.start
+        with steered(self.model, self.batch, self.hooks, (), start=start, width=width):
+            found = models.run(self.model, self.ids[:, start:], self.cache, last_only=True)
+        return found[:, -1].float()
+
+    def append(self, chosen: Int[Tensor, " row"]) -> None:
+        self.start = self.ids.shape[1] if self.cache is not None else 0
+        self.ids = torch.cat([self.ids, chosen[:, None].to(self.ids.device)], dim=1)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.batch = self.batch.part(rows, slice(None))
+        self.ids = self.ids[rows.to(self.ids.device)]
+        if self.cache is not None:
+            models.select_rows(self.cache, rows.to(self.ids.device))
+
+
+class _Ragged:
+    """Rows of several lengths, padded on the right at first (columns are positions), then left."""
+
+    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks) -> None:
+        self.model, self.batch, self.hooks = model, batch, hooks
+        self.lengths = batch.lengths
+        self.cache: Any = models.new_cache(model, len(self.lengths), whole=True)
+        index = (self.lengths - 1)[:, None]
+        self.final = final_residual(model, batch, index, hooks, cache=self.cache)[:, 0]
+        models.move_right(self.cache, self.lengths)
+        self.chosen: Tensor | None = None
+
+    def logits(self) -> Float[Tensor, "row vocab"]:
+        if self.chosen is None:
+            return unembed(self.model, self.final).float()
+        behind = self.lengths - 1
+        with steered(self.model, self.batch, self.hooks, (), positions=behind[:, None]):
+            found = models.run(
+                self.model, self.chosen[:, None], self.cache, last_only=True, behind=behind
+            )
+        return found[:, -1].float()
+
+    def append(self, chosen: Int[Tensor, " row"]) -> None:
+        self.chosen, self.lengths = chosen, self.lengths + 1
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        self.batch = self.batch.part(rows, slice(None))
+        self.lengths = self.lengths[rows]
+        models.select_rows(self.cache, rows.to(self.model.cfg.device))
+
+
+def _untouched(batch: Batch, hooks: Hooks) -> int:
+    """Tokens at the beginning that are the same in all prompts and that no hook edits."""
+    first = min(getattr(hooks, "first", 0), batch.ids.shape[1] - 1)
+    same = (batch.ids == batch.ids[:1]).all(dim=0)[:first]
+    return int(same.int().cumprod(dim=0).sum())
