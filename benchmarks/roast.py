@@ -19,7 +19,7 @@ import rolelens as rl
 from rolelens import rollouts, stats
 from rolelens.benchmarks import LETTERS, Question
 from rolelens.rollouts import FLOOR, Problem, Problems
-from rolelens.scoring import letter_prompt, mc2
+from rolelens.scoring import letter_prompt
 from rolelens.vectors import RoleVectors, nulls
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
 from rolelens.vectors.scaling import soft_scaled
@@ -123,10 +123,9 @@ def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
         store=out / "truthfulqa.db",
     ).table()
     before = [rl.evaluate(lens, [b[k] for k in test], method="cloze") for b in (ones, several)]
-    two = [several[k] for k in test]
     print(
         f"TruthfulQA, {len(test)} questions: MC1 {before[0].accuracy:.3f}, "
-        f"MC2 {float(mc2(before[1], two).mean()):.3f} unsteered\n",
+        f"MC2 {float(before[1].mc2.mean()):.3f} unsteered\n",
         flush=True,
     )
     rows = []
@@ -136,7 +135,7 @@ def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
         hooks = rl.add(d, float(best["alpha"]))
         after = [rl.evaluate(lens, [b[k] for k in test], hooks, "cloze") for b in (ones, several)]
         one = stats.paired((after[0].correct.double() - before[0].correct.double()).tolist())
-        more = stats.paired((mc2(after[1], two) - mc2(before[1], two)).tolist())
+        more = stats.paired((after[1].mc2 - before[1].mc2).tolist())
         rows.append(
             {
                 "role": role,

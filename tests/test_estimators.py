@@ -162,3 +162,11 @@ def test_bad_labels_are_refused(unchecked) -> None:
         GroupedMean().fit(Labelled(x, x, torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])))
     with pytest.raises(rl.InputError, match=r"c is 0.0; it has to be above 0"):
         Logistic(c=0.0).fit(drawn())
+
+
+@pytest.mark.parametrize("estimator", [LDA(), MassMean()], ids=["LDA", "MassMean"])
+def test_classes_of_one_point_each_have_the_difference_in_means(estimator: Estimator) -> None:
+    pair = Labelled(torch.ones(1, D), torch.zeros(1, D))
+    torch.testing.assert_close(estimator.fit(pair), torch.ones(D, dtype=torch.float64))
+    same = Labelled(torch.ones(5, D), torch.ones(5, D))
+    assert not estimator.fit(same).any()

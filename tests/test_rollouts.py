@@ -1,5 +1,6 @@
 """Problems, rollouts and the directions made of them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ import planted
 import rolelens as rl
 import tiny
 from rolelens import forward, rollouts
+from rolelens.patchscope import TokenIdentity
 from rolelens.rollouts import Problem, Problems, Rollouts, contrast, contrast_pairs, final_number
 from rolelens.vectors import nulls
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
@@ -37,7 +39,11 @@ def odd(problem: Problem, text: str) -> bool:
         ("It falls to -4", -4),
         ("the answer is \\boxed{-12}", -12),
         ("Answer: 7 apples, out of 12", 7),
-        ("The answer is clear: 5 + 6 = 11", 5),
+        ("The answer is clear: 5 + 6 = 11", 11),
+        ("The answer is 9 * 2 = 18.", 18),
+        ("The answer is 20 + 30 = 50\nfor 3 of them", 50),
+        ("It costs $.50", 0.5),
+        ("The answer is .5.", 0.5),
         ("The answer is unknown after 3 tries? no: the answer is none", 3),
         ("none at all", None),
     ],
@@ -66,14 +72,20 @@ def test_arithmetic_is_right_and_does_not_depend_on_how_many() -> None:
 
 def test_gsm8k_files_are_read(tmp_path) -> None:
     row = {"question": "How many?", "answer": "2+2=<<2+2=4>>4 of them.\n#### 4"}
-    for name in ("train", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n\n")
+    for name, question in (("train", "What?"), ("test", "How many?"), ("test_socratic", "a")):
+        text = json.dumps(row | {"question": question, "note": "\u2028"}, ensure_ascii=False)
+        (tmp_path / f"{name}.jsonl").write_text(text + "\n\n", encoding="utf-8")
     found = rl.load_problems(tmp_path, shots=1)
     assert (found[0].question, found[0].answer) == ("How many?", "4")
     assert found[0].solution == "2+2=4 of them.\nThe answer is 4."
     said = found.prompt(found[0])
-    assert said.count("How many?") == 2
+    assert said.count("How many?") == 1
+    assert said.count("What?") == 1
     assert said.count("The answer is 4.") == 1
+    with pytest.raises(rl.InputError, match="shots is 2; the training split has 1 solutions"):
+        rl.load_problems(tmp_path, shots=2)
+    with pytest.raises(rl.InputError, match="has no problems"):
+        rl.load_problems(tmp_path, "train", shots=1)  # what is shown is not asked
 
 
 @pytest.mark.parametrize(
@@ -96,6 +108,9 @@ def test_bad_files_are_one_sentence(tmp_path, line: str, message: str) -> None:
 def test_bad_sources_are_one_sentence(tmp_path) -> None:
     with pytest.raises(rl.InputError, match="name 'arithmetic', 'gsm8k', a JSONL file or a folder"):
         rl.load_problems(tmp_path / "nothing")
+    (tmp_path / "latin.jsonl").write_bytes('{"question": "é"}'.encode("latin-1"))
+    with pytest.raises(rl.InputError, match="is not UTF-8"):
+        rl.load_problems(tmp_path / "latin.jsonl")
     with pytest.raises(rl.InputError, match="has 0 files test"):
         rl.load_problems(tmp_path)
     with pytest.raises(rl.InputError, match="no worked solutions"):
@@ -181,6 +196,8 @@ def test_bad_rollouts_are_one_sentence(llama: rl.Lens) -> None:
     words = Problems("own", (Problem("a", "Who?", "nobody"),))
     with pytest.raises(rl.InputError, match="has no number"):
         rl.roll_out(llama, words, 1, max_new_tokens=2)
+    with pytest.raises(rl.InputError, match="is a folder"):
+        rl.roll_out(llama, problems(), 1, store="tests", verifier=odd)
 
 
 def answered() -> Rollouts:
@@ -224,7 +241,13 @@ def test_roast_is_the_mean_of_unit_differences_of_right_and_wrong(
 def test_what_was_left_out_is_counted_and_gold_weighs_in(llama: rl.Lens) -> None:
     own = answered()
     plain = contrast(llama, own, layers=[2])
-    assert plain.counts == {"mixed": 3, "all right": 1, "all wrong": 1, "gold answers": 0}
+    assert plain.counts == {
+        "mixed": 3,
+        "all right": 1,
+        "all wrong": 1,
+        "gold answers": 0,
+        "empty answers": 0,
+    }
     assert plain.labelled[2].groups == [0, 1, 2]
     half = contrast(llama, own, layers=[2], gold=0.5)
     assert half.counts["gold answers"] == 1
@@ -233,6 +256,27 @@ def test_what_was_left_out_is_counted_and_gold_weighs_in(llama: rl.Lens) -> None
     expected = (units[:3].sum(dim=0) + 0.5 * units[3]) / 3.5
     found = half.directions(GroupedMean())
     torch.testing.assert_close(found.directions[0, 0, 0], expected.float())
+    question = own.problems[4].question
+    start = oracles.chat_ids(tiny.tokenizer(), f"{question}\n\nRead the question again: {question}")
+    gold = oracles.hidden(
+        tiny.reference("Llama"), start + tiny.tokenizer()("So it goes.").input_ids
+    )[2, -1]
+    positive = half.labelled[2].positive[half.labelled[2].positive_groups == 4]
+    torch.testing.assert_close(positive[0], gold, rtol=1e-3, atol=1e-4)
+
+
+def test_empty_answers_are_left_out_and_counted(llama: rl.Lens) -> None:
+    own = answered()
+    texts = list(own.texts)
+    texts[0] = ("", "  ", *texts[0][2:])  # a right and a wrong one; one of each stays
+    texts[1] = ("a", "", "b", "c")  # the only right one
+    found = contrast(llama, Rollouts(own.problems, tuple(texts), own.correct), layers=[2])
+    assert found.counts["empty answers"] == 3
+    assert found.counts["mixed"] == 2
+    assert found.labelled[2].groups == [0, 2]
+    assert int((found.labelled[2].positive_groups == 0).sum()) == 1
+    with pytest.raises(rl.InputError, match="is no answer"):
+        contrast_pairs(llama, ["a"], [" "], ["b"])
 
 
 def test_nothing_to_contrast_is_refused(llama: rl.Lens) -> None:
@@ -244,6 +288,34 @@ def test_nothing_to_contrast_is_refused(llama: rl.Lens) -> None:
         contrast(llama, own, site="resid_mid")
     with pytest.raises(rl.InputError, match="no layer 9"):
         contrast(llama, own, layers=[9])
+    with pytest.raises(rl.InputError, match="layers is empty"):
+        contrast(llama, own, layers=[])
+    other = dataclasses.replace(llama.source, weights="00", model="other")
+    with pytest.raises(rl.InputError, match="their models"):
+        contrast(llama, dataclasses.replace(own, source=other))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_pooling_is_refused(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="no way of pooling 'final'"):
+        contrast(llama, answered(), pooled="final")
+
+
+def test_the_system_prompt_of_the_rollouts_is_read_again(llama: rl.Lens) -> None:
+    plain = answered()
+    told = dataclasses.replace(plain, system="Be kind.")
+    found = [contrast(llama, own, layers=[2]).labelled[2].positive for own in (plain, told)]
+    assert not torch.allclose(*found)
+    made = rl.roll_out(llama, problems(2), 2, max_new_tokens=2, verifier=odd, system="Be kind.")
+    assert (made.system, made.source) == ("Be kind.", llama.source)
+
+
+def test_directions_at_other_sites_are_not_swept(llama: rl.Lens) -> None:
+    vectors = rl.roast(llama, answered(), layers=[2], site="attn_out")
+    with pytest.raises(rl.InputError, match="live at 'attn_out'"):
+        rl.sweep(llama, vectors, "mini")
+    with pytest.raises(rl.InputError, match="cannot stand in the residual stream's place"):
+        rl.patchscope(llama, vectors.at(2), TokenIdentity())
 
 
 def test_pairs_are_read_at_the_letter(llama: rl.Lens) -> None:
@@ -316,7 +388,9 @@ def role(lens: rl.Lens) -> rl.RoleVectors:
     return rl.concat(found, nulls.gaussian(found, 3))
 
 
-def test_a_trial_finds_what_was_planted_and_no_null(knowing: rl.Lens, tmp_path) -> None:
+def test_a_trial_finds_what_was_planted_and_no_null(
+    knowing: rl.Lens, tmp_path, monkeypatch
+) -> None:
     options = {"layers": [2], "max_new_tokens": 1, "verifier": letter}
     found = rollouts.trial(
         knowing, role(knowing), hidden(80), [1.0, 3.0], folder=tmp_path, **options
@@ -337,10 +411,25 @@ def test_a_trial_finds_what_was_planted_and_no_null(knowing: rl.Lens, tmp_path) 
     )
     right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
     assert sum(right) / len(right) == pytest.approx(own["after"])
+    monkeypatch.setattr(forward, "decode", None)
     again = rollouts.trial(
         knowing, role(knowing), hidden(80), [1.0, 3.0], folder=tmp_path, **options
     )
     assert again.table.equals(found.table)
+
+
+def test_a_trial_chooses_the_layer(knowing: rl.Lens) -> None:
+    """The third block reads the direction, so that from layer 3 on it does nothing."""
+    options = {"layers": [2, 3], "positions": [-1]}
+    vectors = rl.role_vectors(
+        knowing, {"math": planted.prompts("math", 16)}, planted.prompts(None, 16), **options
+    )
+    for order in ([2, 3], [3, 2]):
+        found = rollouts.trial(
+            knowing, vectors, hidden(40), [1.0], layers=order, max_new_tokens=1, verifier=letter
+        )
+        assert found.table["layer"].tolist() == [2]
+        assert found.cells.set_index("layer")["gain"][2] > 0.3
 
 
 def test_nothing_is_tried_near_the_floor(knowing: rl.Lens) -> None:
@@ -351,6 +440,9 @@ def test_nothing_is_tried_near_the_floor(knowing: rl.Lens) -> None:
     assert "near the floor" not in repr(found)
     anyway = rollouts.trial(knowing, role(knowing), hidden(20), [1.0], anyway=True, **options)
     assert (anyway.table["gain"] == 0).all()
+    assert anyway.verdicts[0].endswith("near the floor.")
+    with pytest.raises(rl.InputError, match="no layer 7"):
+        rollouts.trial(knowing, role(knowing), hidden(20), [1.0], layers=[7], **options)
 
 
 def test_a_trial_without_strengths_is_refused(knowing: rl.Lens) -> None:

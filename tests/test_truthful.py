@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 import oracles
 import rolelens as rl
 import tiny
 from rolelens.benchmarks import truthful
-from rolelens.scoring import mc2
 
 ROWS = [
     {
@@ -59,11 +59,11 @@ def test_the_hubs_rows_are_the_same(path: Path) -> None:
     assert found == rl.load_benchmark(path, "mc2").questions
 
 
-def test_mc2_is_the_share_of_the_true_options(llama: rl.Lens, path: Path) -> None:
+def test_all_true_options_count(llama: rl.Lens, path: Path) -> None:
     bench = rl.load_benchmark(path, "mc2").permuted(seed=1)
-    found = mc2(rl.evaluate(llama, bench, method="cloze"), bench.questions)
+    scores = rl.evaluate(llama, bench, method="cloze")
     model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
-    for value, row in zip(found.tolist(), ROWS, strict=True):
+    for n, row in enumerate(ROWS):
         start = oracles.chat_ids(tokenizer, row["question"])
         shares = {
             text: math.exp(
@@ -72,15 +72,30 @@ def test_mc2_is_the_share_of_the_true_options(llama: rl.Lens, path: Path) -> Non
             for text in row["mc2_targets"]
         }
         true = sum(shares[text] for text, label in row["mc2_targets"].items() if label)
-        assert value == pytest.approx(true / sum(shares.values()), rel=1e-3)
+        assert float(scores.mc2[n]) == pytest.approx(true / sum(shares.values()), rel=1e-3)
+        best = {label: max(s for t, s in shares.items() if row["mc2_targets"][t] == label)
+                for label in (0, 1)}  # fmt: skip
+        assert float(scores.margins[n]) == pytest.approx(math.log(best[1] / best[0]), abs=1e-3)
+        assert bool(scores.correct[n]) == (best[1] > best[0])
+    assert scores.chance == pytest.approx((2 / 4 + 1 / 2) / 2)
+    assert scores.domain("").mc2.tolist() == scores.mc2.tolist()
 
 
-def test_mc2_of_other_scores_is_refused(llama: rl.Lens, path: Path) -> None:
+def test_sweeps_know_all_true_options_and_stores_do_not(
+    llama: rl.Lens, path: Path, tmp_path: Path
+) -> None:
     bench = rl.load_benchmark(path, "mc2")
     with pytest.raises(rl.InputError, match="of method 'cloze'"):
-        mc2(rl.evaluate(llama, bench, method="cloze_norm"), bench.questions)
-    with pytest.raises(rl.InputError, match="of other questions"):
-        mc2(rl.evaluate(llama, bench, method="cloze"), bench.questions[::-1])
+        _ = rl.evaluate(llama, bench, method="cloze_norm").mc2
+    vectors = rl.RoleVectors(torch.randn(1, 1, 1, 32), ("a",), (2,), (-1,), torch.ones(1, 1))
+    options = {"layers": [2], "alphas": [1.0], "method": "cloze"}
+    swept = rl.sweep(llama, vectors, bench, **options).cell("a", 2, -1, 1.0)
+    hooks = rl.add(vectors.direction("a", 2, -1), 1.0)
+    expected = rl.evaluate(llama, bench, hooks, "cloze")
+    torch.testing.assert_close(swept.mc2, expected.mc2, rtol=1e-3, atol=1e-5)
+    assert swept.margin == pytest.approx(expected.margin, abs=1e-3)
+    with pytest.raises(rl.InputError, match="keeps one correct option"):
+        rl.sweep(llama, vectors, bench, store=tmp_path / "s.db", **options)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +104,10 @@ def test_mc2_of_other_scores_is_refused(llama: rl.Lens, path: Path) -> None:
         ({}, "holds no list"),
         ([{"question": "a"}], "item 1: expected a text under 'question'"),
         ([{"question": "a", "mc1_targets": {"b": 2, "c": 0}}], "labels 0 and 1"),
+        ([{"question": "a", "mc1_targets": {"b": [1]}}], "labels 0 and 1"),
+        ([{"question": "a", "mc1_targets": {"choices": None, "labels": [1]}}], "labels 0 and 1"),
+        ([{"question": "a", "mc1_targets": {"choices": ["b"], "labels": []}}], "labels 0 and 1"),
+        ([{"question": "a", "mc1_targets": {"b": 1, "c": 1}}], "has no wrong option"),
         ([{"question": "a", "mc1_targets": {"b": 0, "c": 0}}], "item 1 has no true option"),
     ],
 )

@@ -107,6 +107,12 @@ def replace_rows(
         What the ``hooks=`` of a Lens takes.
     """
     _paired(directions, layers, "layers")
+    for direction in directions:
+        if direction.site != RESID_PRE:
+            raise InputError(
+                f"a direction at {direction.site!r} cannot stand in the residual stream's place; "
+                "take one of the residual stream."
+            )
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise InputError(f"scale is {scale}; it has to be a norm above 0.")
 

@@ -66,6 +66,8 @@ class Question:
                 f"question {self.id!r} also names the options {list(self.also)} as correct; each "
                 f"has to be one of 0 to {len(self.options) - 1}, and not {self.answer}."
             )
+        if len(self.also) + 1 >= len(self.options):
+            raise InputError(f"question {self.id!r} has no wrong option; it needs at least one.")
         if any(shot.shots for shot in self.shots):
             raise InputError(
                 f"a shot of question {self.id!r} has shots itself; give it questions without."

@@ -70,8 +70,13 @@ def from_rows(rows: Iterable[Any], targets: str, where: str) -> Iterator[Questio
 def _labels(own: Any) -> dict[str, int] | None:
     """Options and whether each is true, of the file's form or the hub's."""
     if isinstance(own, Mapping) and set(own) == {"choices", "labels"}:
-        own = dict(zip(own["choices"], own["labels"], strict=True))
-    if not isinstance(own, Mapping) or not set(own.values()) <= {0, 1}:
+        texts, labels = own["choices"], own["labels"]
+        if not isinstance(texts, list) or not isinstance(labels, list):
+            return None
+        if len(texts) != len(labels):
+            return None
+        own = dict(zip(texts, labels, strict=True))
+    if not isinstance(own, Mapping) or not all(label in (0, 1) for label in own.values()):
         return None
     return {str(text): int(label) for text, label in own.items()}
 

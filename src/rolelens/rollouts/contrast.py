@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from rolelens.forward import Pooled
 from rolelens.lens import Lens
 from rolelens.rollouts.problems import Problems, final_number
 from rolelens.rollouts.sampling import Rollouts
-from rolelens.vectors import RoleVectors, Source
+from rolelens.vectors import RoleVectors, Source, check_sources
 from rolelens.vectors.estimators import Estimator, GroupedMean, Labelled
 
 AGAIN = "{prompt}\n\nRead the question again: {prompt}"
@@ -69,11 +69,11 @@ def contrast(
     site: str = "resid_pre",
     pooled: Pooled = "last",
     gold: float = 0.0,
-    system: str | None = None,
 ) -> Contrast:
     """Contrast a model's own right answers with its wrong ones (ROC of 2602.14143).
 
-    Questions answered all right or all wrong have nothing to contrast and are left out.
+    Questions answered all right or all wrong have nothing to contrast and are left out, and so are
+    empty answers, which have no last token.
 
     Args:
         lens: the model that answered.
@@ -83,48 +83,50 @@ def contrast(
         pooled: the ``last`` token of each answer, as in the paper, or the ``mean`` over its tokens
             (response means, as for persona vectors, 2507.21509).
         gold: weight of questions that were answered all wrong, whose worked solution then stands
-            for a right answer, after the question was read again; 0 leaves them out.
-        system: the system prompt of the rollouts.
+            for a right answer, after the question was read again; 0 leaves them out. Of the
+            estimators only :class:`GroupedMean` weighs.
 
     Raises:
-        InputError: no question has both, or an unknown layer or site.
+        InputError: no question has both, an unknown layer or site, or another model answered.
     """
+    check_sources(rollouts.source, lens.source)
     if not 0 <= gold <= 1:
         raise InputError(f"gold is {gold}; it has to be a weight from 0 to 1.")
-    shares = rollouts.shares.tolist()
     prompts: tuple[list[str], list[str]] = ([], [])
     answers: tuple[list[str], list[str]] = ([], [])
     groups: tuple[list[int], list[int]] = ([], [])
     weights: dict[int, float] = {}
+    kinds = dict.fromkeys(("mixed", "all right", "all wrong"), 0)
+    empty = 0
     for k, problem in enumerate(rollouts.problems):
         prompt = rollouts.problems.prompt(problem)
-        inserted = bool(gold and problem.solution and shares[k] == 0)
-        if shares[k] in (0.0, 1.0) and not inserted:
+        said = [(n, text) for n, text in enumerate(rollouts.texts[k]) if text.strip()]
+        right = {bool(rollouts.correct[k, n]) for n, _ in said}
+        empty += len(rollouts.texts[k]) - len(said)
+        kinds["mixed" if len(right) == 2 else "all right" if True in right else "all wrong"] += 1
+        inserted = bool(gold and problem.solution and right == {False})
+        if len(right) < 2 and not inserted:
             continue
         weights[k] = gold if inserted else 1.0
         if inserted:
             prompts[0].append(AGAIN.replace("{prompt}", prompt))
             answers[0].append(problem.solution)
             groups[0].append(k)
-        for n, text in enumerate(rollouts.texts[k]):
+        for n, text in said:
             side = 0 if rollouts.correct[k, n] else 1
             prompts[side].append(prompt)
             answers[side].append(text)
             groups[side].append(k)
-    counts = {
-        "mixed": len(rollouts.mixed),
-        "all right": sum(share == 1 for share in shares),
-        "all wrong": sum(share == 0 for share in shares),
-        "gold answers": len(weights) - len(rollouts.mixed),
-    }
+    counts = {**kinds, "gold answers": len(weights) - kinds["mixed"], "empty answers": empty}
     if not weights:
         raise InputError(
-            f"none of {len(shares)} problems was answered both rightly and wrongly ("
+            f"none of {len(rollouts.problems)} problems was answered both rightly and wrongly ("
             f"{counts['all right']} all right, {counts['all wrong']} all wrong); take easier or "
             "harder problems, or more rollouts of each."
         )
     read = [
-        _read(lens, prompts[side], answers[side], layers, site, pooled, system) for side in (0, 1)
+        _read(lens, prompts[side], answers[side], layers, site, pooled, rollouts.system)
+        for side in (0, 1)
     ]
     labelled = {
         layer: Labelled(
@@ -166,6 +168,9 @@ def contrast_pairs(
             f"{len(prompts)} prompts, {len(positive)} positive and {len(negative)} negative "
             "answers do not pair up."
         )
+    for answer in (*positive, *negative):
+        if not answer.strip():
+            raise InputError(f"{answer!r} is no answer; every answer has to have a token.")
     read = [_read(lens, prompts, own, layers, site, pooled, system) for own in (positive, negative)]
     groups = torch.arange(len(prompts))
     labelled = {
@@ -198,7 +203,9 @@ def ab_choices(problems: Problems, seed: int = 0) -> tuple[list[str], list[str],
         other = value + rng.choice((-1, 1)) * rng.randint(1, max(2, round(abs(value) / 4)))
         first = rng.random() < 0.5
         options = (value, other) if first else (other, value)
-        lettered = "\n".join(f"({letter}) {n:g}" for letter, n in zip("AB", options, strict=True))
+        lettered = "\n".join(
+            f"({letter}) {n:.15g}" for letter, n in zip("AB", options, strict=True)
+        )
         prompts.append(f"{problem.question}\n{lettered}\nAnswer with A or B.")
         right.append("A" if first else "B")
         wrong.append("B" if first else "A")
@@ -229,9 +236,13 @@ def _read(
     system: str | None,
 ) -> dict[int, Float[Tensor, "answer d"]]:
     """Activations of answers, by layer."""
+    if pooled not in get_args(Pooled):
+        raise unknown("way of pooling", pooled, get_args(Pooled))
     if site not in forward.SITES:
         raise unknown("site", site, forward.SITES)
     chosen = list(range(lens.n_layers)) if layers is None else list(layers)
+    if not chosen:
+        raise InputError("layers is empty; name at least one, or pass None for all.")
     for layer in chosen:
         if layer not in range(lens.n_layers):
             raise unknown("layer", layer, range(lens.n_layers))

@@ -131,16 +131,16 @@ def load_problems(
         return Problems("arithmetic", arithmetic(), template)
     if source == "gsm8k":
         problems = _hub(split)
-        shown = _hub("train")[:shots] if shots else ()
-        return Problems("gsm8k", problems, template, shown)
+        shown = _shown(_hub("train"), shots) if shots else ()
+        return _others("gsm8k", problems, template, shown)
     path = Path(source)
     if path.is_dir():
         if shots:
-            shown = _file(_one(path, "train"))[:shots]
+            shown = _shown(_file(_one(path, "train")), shots)
         path = _one(path, split)
     elif shots:
         raise InputError(f"shots is {shots}; pass a folder with a training file to take them from.")
-    return Problems(path.stem, _file(path), template, shown)
+    return _others(path.stem, _file(path), template, shown)
 
 
 def arithmetic(n: int = 400, seed: int = 0) -> tuple[Problem, ...]:
@@ -171,11 +171,16 @@ def arithmetic(n: int = 400, seed: int = 0) -> tuple[Problem, ...]:
 def final_number(text: str) -> float | None:
     """The number that a text ends up with; None where there is none.
 
-    What follows the last ``####``, ``answer is`` or ``boxed{``, else the last number.
+    What follows the last ``####``, ``answer is`` or ``boxed{`` on its line, and there the last
+    ``=`` of a calculation; else the last number.
     """
     marked = list(re.finditer(r"####|answer(?: is|:)|\\boxed\{", text, re.IGNORECASE))
-    number = r"(?:(?<![\d)])-)?\$?\d[\d,]*(?:\.\d+)?"  # in 10-3 the sign is not of the 3
-    after = re.search(number, text[marked[-1].end() :]) if marked else None
+    # In 10-3 the sign is not of the 3.
+    number = r"(?:(?<![\d)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+    after = None
+    if marked:
+        said, *_ = text[marked[-1].end() :].strip().partition("\n")
+        after = re.search(number, said.rpartition("=")[2]) or re.search(number, said)
     found = after.group() if after else next(iter(re.findall(number, text)[::-1]), None)
     return None if found is None else float(re.sub(r"[$,]", "", found))
 
@@ -225,8 +230,26 @@ _STORIES: tuple[tuple[str, _Value, str], ...] = (
 )
 
 
+def _shown(problems: Sequence[Problem], shots: int) -> tuple[Problem, ...]:
+    """The first problems that have a solution to show."""
+    solved = tuple(problem for problem in problems if problem.solution)
+    if len(solved) < shots:
+        raise InputError(f"shots is {shots}; the training split has {len(solved)} solutions.")
+    return solved[:shots]
+
+
+def _others(
+    name: str, problems: Sequence[Problem], template: str, shown: tuple[Problem, ...]
+) -> Problems:
+    """Problems without those that are shown before each."""
+    seen = {shot.question for shot in shown}
+    rest = tuple(problem for problem in problems if problem.question not in seen)
+    return Problems(name, rest, template, shown)
+
+
 def _one(folder: Path, split: str) -> Path:
-    found = sorted(folder.glob(f"{split}*.jsonl"))
+    named = folder / f"{split}.jsonl"
+    found = [named] if named.is_file() else sorted(folder.glob(f"{split}*.jsonl"))
     if len(found) != 1:
         raise InputError(
             f"{folder} has {len(found)} files {split}*.jsonl; name the file that is meant."
@@ -240,7 +263,11 @@ def _file(path: Path) -> tuple[Problem, ...]:
             f"no problems {str(path)!r}; name 'arithmetic', 'gsm8k', a JSONL file or a folder."
         )
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert the file.") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -276,7 +303,9 @@ def _problem(where: str, row: Mapping[str, Any], name: str) -> Problem:
         )
     solution, mark, last = str(answer).rpartition("####")
     solution = re.sub(r"<<.*?>>", "", solution).strip()
-    worked = f"{solution}\nThe answer is {last.strip()}." if mark else str(row.get("solution", ""))
+    worked = (
+        f"{solution}\nThe answer is {last.strip()}." if mark else str(row.get("solution") or "")
+    )
     try:
         return Problem(
             str(row.get("id") or name), question, last.strip(), worked, str(row.get("domain") or "")

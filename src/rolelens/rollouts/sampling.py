@@ -21,6 +21,7 @@ from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.prompts import digest
 from rolelens.rollouts.problems import Problem, Problems, Verifier, right_number
+from rolelens.vectors import Source
 from rolelens.vectors.nulls import derived
 
 PIECE = 64
@@ -35,11 +36,15 @@ class Rollouts(Shown):
         problems: what was asked.
         texts: its answers to each, without the prompts.
         correct: which of them are right.
+        system: the system prompt they were answered under.
+        source: the model that answered.
     """
 
     problems: Problems
     texts: tuple[tuple[str, ...], ...]
     correct: Bool[Tensor, "problem rollout"]
+    system: str | None = None
+    source: Source | None = None
 
     @property
     def shares(self) -> Float[Tensor, " problem"]:
@@ -132,6 +137,7 @@ def roll_out(
         )
     if callable(hooks):
         raise InputError("rollouts are all steered alike; pass a hook list, not row-wise hooks.")
+    _judged(problems, [("",)] * len(problems), verifier)  # what fails fails before the answers
     settings = {
         "model": lens.source.model,
         "weights": lens.source.weights,
@@ -163,7 +169,8 @@ def roll_out(
 
     kept = track(_kept(store, settings, pieces, answered), "Rollouts", total=len(pieces))
     texts = tuple(tuple(own) for piece in kept for own in piece)
-    return Rollouts(problems, texts, _judged(problems, texts, verifier))
+    judged = _judged(problems, texts, verifier)
+    return Rollouts(problems, texts, judged, system, lens.source)
 
 
 def compare(before: Rollouts, after: Rollouts) -> stats.Estimate:
@@ -208,6 +215,8 @@ def _kept(
         yield from map(make, pieces)
         return
     path = Path(store)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it.")
     with writing(path):
         lock = FileLock(f"{path.resolve()}.lock")
     try:

@@ -52,7 +52,9 @@ class Trial(Shown):
             f"{high:.3f}) unsteered; if one answer in five changes, {n} problems show "
             f"{100 * stats.detectable(n, 0.2):.0f} points or more"
         )
-        return f"{said}; near the floor, so nothing was tried" if low < FLOOR else said
+        if low >= FLOOR:
+            return said
+        return f"{said}; near the floor" + ("" if len(self.table) else ", so nothing was tried")
 
     @property
     def verdicts(self) -> list[str]:
@@ -130,9 +132,16 @@ def trial(
         store = None if folder is None else Path(folder) / f"{name.replace('/', '_')}.jsonl"
         return roll_out(lens, asked, n, hooks=hooks, store=store, **options)
 
+    hooks = {  # made first: what fails fails before any answer
+        (role, layer, alpha): add(vectors.direction(role, layer, position), alpha, tokens=tokens)
+        for role in vectors.roles
+        for layer in chosen
+        for alpha in alphas
+    }
+
     def steered(role: str, layer: int, alpha: float, part: str, asked: Problems) -> Rollouts:
-        hooks = add(vectors.direction(role, layer, position), alpha, tokens=tokens)
-        return answered(f"{role}, layer {layer}, alpha {alpha:g}, {part}", asked, hooks)
+        name = f"{role}, layer {layer}, alpha {alpha:g}, {part}"
+        return answered(name, asked, hooks[role, layer, alpha])
 
     before = answered("unsteered, others", others)
     empty = Trial(pd.DataFrame(), pd.DataFrame(), before, {})

@@ -10,19 +10,20 @@ from rolelens.scoring.multiple_choice import (
 )
 from rolelens.scoring.perplexity import Perplexity, perplexity
 from rolelens.scoring.prompts import cloze_prompt, letter_prompt
-from rolelens.scoring.scores import Scores, mc2
+from rolelens.scoring.scores import Scores, also_correct, true_options
 
 __all__ = [
     "Method",
     "Perplexity",
     "Prepared",
     "Scores",
+    "also_correct",
     "checked_method",
     "cloze_prompt",
     "evaluate",
     "letter_prompt",
-    "mc2",
     "perplexity",
     "prepare",
     "score",
+    "true_options",
 ]

@@ -24,6 +24,7 @@ class Scores(Shown):
             letter among the question's letters (they sum to 1). ``cloze``: of the option's whole
             text. ``cloze_norm``: the mean over the option's tokens.
         answers: index of the correct option.
+        also: indices of others that are correct, too, of each question; empty where none has any.
         questions: ids.
         domains: domain of each question.
         method: how options were scored.
@@ -34,6 +35,7 @@ class Scores(Shown):
     questions: tuple[str, ...]
     domains: tuple[str, ...]
     method: str
+    also: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Scores(Shown):
             questions=tuple(question.id for question in questions),
             domains=tuple(question.domain for question in questions),
             method=method,
+            also=also_correct(questions),
         )
 
     def domain(self, name: str) -> "Scores":
@@ -66,6 +69,7 @@ class Scores(Shown):
             answers=self.answers[rows],
             questions=tuple(self.questions[n] for n in rows),
             domains=(name,) * len(rows),
+            also=tuple(self.also[n] for n in rows) if self.also else (),
         )
 
     @property
@@ -74,9 +78,14 @@ class Scores(Shown):
         return self.logprobs.argmax(dim=-1)
 
     @property
+    def true(self) -> Bool[Tensor, "question option"]:
+        """Which options are correct."""
+        return true_options(self.answers, self.also, self.logprobs.shape[1])
+
+    @property
     def correct(self) -> Bool[Tensor, " question"]:
-        """Whether the best option is the correct one."""
-        return self.predictions == self.answers
+        """Whether the best option is a correct one."""
+        return self.true.gather(1, self.predictions[:, None])[:, 0]
 
     @property
     def accuracy(self) -> float:
@@ -90,10 +99,10 @@ class Scores(Shown):
 
     @property
     def margins(self) -> Float[Tensor, " question"]:
-        """Log-probability of the correct option minus that of the best wrong one, in nats."""
-        correct = self.answers[:, None]
-        wrong = self.logprobs.scatter(1, correct, -torch.inf).amax(dim=-1)
-        return self.logprobs.gather(1, correct)[:, 0] - wrong
+        """Log-probability of the best correct option minus that of the best wrong one, in nats."""
+        true = self.true
+        wrong = self.logprobs.masked_fill(true, -torch.inf).amax(dim=-1)
+        return self.logprobs.masked_fill(~true, -torch.inf).amax(dim=-1) - wrong
 
     @property
     def margin(self) -> float:
@@ -104,7 +113,18 @@ class Scores(Shown):
     def chance(self) -> float:
         """Expected accuracy of guessing."""
         n_options = torch.isfinite(self.logprobs).sum(dim=-1)
-        return float((1 / n_options).mean())
+        return float((self.true.sum(dim=-1) / n_options).mean())
+
+    @property
+    def mc2(self) -> Float[Tensor, " question"]:
+        """Share of the probability of all options that the correct ones have (TruthfulQA's MC2).
+
+        Raises:
+            InputError: the method is not ``cloze``.
+        """
+        if self.method != "cloze":
+            raise InputError(f"MC2 is of method 'cloze', and these scores are of {self.method!r}.")
+        return (self.logprobs.double().softmax(dim=-1) * self.true).sum(dim=-1)
 
     def table(self) -> pd.DataFrame:
         """A row a domain: questions, accuracy with its 95 % interval, mean margin (nats)."""
@@ -137,22 +157,18 @@ class Scores(Shown):
         return Card("Scores", facts, "scores.table()")
 
 
-def mc2(scores: Scores, questions: Sequence[Question]) -> Float[Tensor, " question"]:
-    """Share of the probability of all options that the true ones have (MC2 of TruthfulQA).
+def also_correct(questions: Sequence[Question]) -> tuple[tuple[int, ...], ...]:
+    """Further correct options of each question; empty where no question has any."""
+    also = tuple(question.also for question in questions)
+    return also if any(also) else ()
 
-    Args:
-        scores: of method ``cloze``.
-        questions: those that were scored, in the same order.
 
-    Raises:
-        InputError: other questions, or another method.
-    """
-    if scores.method != "cloze":
-        raise InputError(f"MC2 is of method 'cloze', and these scores are of {scores.method!r}.")
-    if scores.questions != tuple(question.id for question in questions):
-        raise InputError("the scores are of other questions; pass those that were scored.")
-    shares = scores.logprobs.double().softmax(dim=-1)
-    true = torch.zeros_like(shares)
-    for n, question in enumerate(questions):
-        true[n, [question.answer, *question.also]] = 1.0
-    return (shares * true).sum(dim=-1)
+def true_options(
+    answers: Int[Tensor, " question"], also: Sequence[Sequence[int]], n_options: int
+) -> Bool[Tensor, "question option"]:
+    """Which options are correct."""
+    true = torch.zeros(len(answers), n_options, dtype=torch.bool)
+    true[torch.arange(len(answers)), answers] = True
+    for n, others in enumerate(also):
+        true[n, list(others)] = True
+    return true

@@ -12,6 +12,7 @@ import torch
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Ablation, Addition, Edit
 from rolelens.vectors import Direction, RoleVectors
+from rolelens.vectors.direction import RESID_PRE
 
 Change: TypeAlias = Literal["add", "ablate"]
 
@@ -118,6 +119,11 @@ def make_grid(
     """Fill in the paper's grid (2502.12055 eq. 6), and refuse what is not in the vectors."""
     if change not in ("add", "ablate"):
         raise InputError(f"change is {change!r}; it has to be 'add' or 'ablate'.")
+    if vectors.site != RESID_PRE:
+        raise InputError(
+            f"the vectors live at {vectors.site!r}, and sweeps steer the residual stream; use "
+            "rl.add and rl.evaluate, or rl.rollouts.trial."
+        )
     if layers is None:
         layers = [layer for layer in vectors.layers if layer < int(0.8 * n_layers)]
     positions = vectors.positions if positions is None else positions

@@ -78,6 +78,7 @@ class Sweep(Shown):
         return Scores(
             logprobs=self.logprobs(role, layer, position, alpha),
             answers=self.baseline.answers,
+            also=self.baseline.also,
             questions=self.baseline.questions,
             domains=self.baseline.domains,
             method=self.baseline.method,

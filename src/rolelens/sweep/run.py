@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.benchmarks import Benchmark
+from rolelens.errors import InputError
 from rolelens.forward import TOKEN_BUDGET, Selection
 from rolelens.lens import Lens
 from rolelens.progress import track
@@ -51,6 +52,11 @@ class Run:
         self.live = [key for key in grid.keys if not grid.is_null(key)]
         shape = (len(cells), len(prepared.questions), prepared.n_options)
         self.logprobs: Float[Tensor, "cell question option"] = torch.full(shape, torch.nan)
+        if store and any(question.also for question in prepared.questions):
+            raise InputError(
+                "a store keeps one correct option of a question, and some of these have more (as "
+                "TruthfulQA's MC2 has); pass store=None, or sweep MC1."
+            )
         self._store = self._open(store, benchmark, settings) if store else None
         self._done: set[int] = set()
         self._asked = 0

@@ -11,7 +11,7 @@ from rolelens import forward
 from rolelens.errors import InputError
 from rolelens.forward import Selection
 from rolelens.lens import Lens
-from rolelens.scoring import Prepared
+from rolelens.scoring import Prepared, also_correct, true_options
 from rolelens.sweep.grid import Grid, Key
 
 
@@ -89,10 +89,12 @@ def _contrasts(
 ) -> tuple[list[int], Float[Tensor, "row read"], Int[Tensor, " row"]]:
     """Rows and weights whose weighted scores add up to the margin of each question.
 
-    The wrong option that is the best now stays the one to beat.
+    The correct and the wrong option that are the best now stay the two that count.
     """
     answers = torch.tensor([question.answer for question in prepared.questions])
-    wrong = baseline.scatter(1, answers[:, None], -torch.inf).argmax(dim=1)
+    true = true_options(answers, also_correct(prepared.questions), baseline.shape[1])
+    answers = baseline.masked_fill(~true, -torch.inf).argmax(dim=1)
+    wrong = baseline.masked_fill(true, -torch.inf).argmax(dim=1)
     n = len(answers)
     if prepared.method == "letter":
         weights = torch.zeros(n, len(prepared.letters))

@@ -186,6 +186,8 @@ class MassMean:
     def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
         """The direction, with the norm of the difference in means."""
         within = _within(labelled)
+        if not within.any():
+            return labelled.difference
         covariance = within.T @ within / len(within)
         found = torch.linalg.pinv(covariance, hermitian=True) @ labelled.difference
         return _scaled(found, labelled)
@@ -203,7 +205,10 @@ class LDA:
         """The direction, with the norm of the difference in means."""
         from sklearn.covariance import ledoit_wolf
 
-        covariance, _ = ledoit_wolf(_within(labelled).numpy(), assume_centered=True)
+        within = _within(labelled)
+        if not within.any():
+            return labelled.difference
+        covariance, _ = ledoit_wolf(within.numpy(), assume_centered=True)
         found = torch.linalg.solve(torch.from_numpy(covariance), labelled.difference)
         return _scaled(found, labelled)
 

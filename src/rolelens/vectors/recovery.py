@@ -65,6 +65,10 @@ def planted(
     Returns:
         The activations, and w, of norm 1.
     """
+    if questions < 1 or rollouts < 2:
+        raise InputError(
+            f"questions is {questions} and rollouts is {rollouts}; at least 1 and 2 are needed."
+        )
     rng = np.random.default_rng(seed)
     w = rng.standard_normal(d)
     w /= np.linalg.norm(w)
