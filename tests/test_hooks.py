@@ -146,7 +146,7 @@ def test_a_selection_is_refused_outside_a_lens_call(llama: rl.Lens) -> None:
         llama.model.run_with_hooks(torch.tensor([[5, 6]]), fwd_hooks=hooks)
 
 
-@pytest.mark.parametrize("tokens", ["last", [-1]])
+@pytest.mark.parametrize("tokens", ["first", [-1]])
 def test_an_unknown_selection_is_refused(llama: rl.Lens, tokens, unchecked) -> None:
     hooks = rl.add(rl.Direction(torch.ones(32), layer=1), tokens=tokens)
     with pytest.raises(rl.InputError, match="tokens is"):
