@@ -22,7 +22,7 @@ from rolelens.rollouts import FLOOR, Problem, Problems
 from rolelens.scoring import letter_prompt
 from rolelens.vectors import RoleVectors, nulls
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
-from rolelens.vectors.scaling import soft_scaled
+from rolelens.vectors.scaling import soft_scaled, top_k
 
 LAYERS = (9, 14, 19)
 ALPHAS = (1.0, 4.0)
@@ -37,6 +37,9 @@ def compared(contrasts: dict[str, rollouts.Contrast]) -> RoleVectors:
         plain,
         grouped,
         dataclasses.replace(soft_scaled(grouped), roles=("ROAST",)),
+        dataclasses.replace(soft_scaled(grouped, form="alone"), roles=("ROAST, beta alone",)),
+        dataclasses.replace(top_k(grouped, grouped.d_model // 10), roles=("hard mask, 10 %",)),
+        own.directions(GroupedMean(normalised=False), "grouped, not normalised"),
         *(
             other.directions(DifferenceInMeans(), name)
             for name, other in contrasts.items()
@@ -55,7 +58,7 @@ def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) 
     train, rest = problems.take(range(min(3 * n, len(problems)))).split(1 / 3, seed=0)
     kept = out / problems.name
     base = rl.roll_out(
-        lens, rest, 1, temperature=0.0, max_new_tokens=new, store=kept / "rest.jsonl"
+        lens, train, 1, temperature=0.0, max_new_tokens=new, store=kept / "greedy.jsonl"
     )
     low, high = base.interval
     print(f"{problems.name}: pass@1 {base.pass_at_1:.3f} ({low:.3f} to {high:.3f}), greedy\n")
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=100, help="problems of each of three parts")
     given = parser.parse_args()
     torch.manual_seed(0)
-    lens: Any = rl.load("smollm2")
+    lens: Any = rl.load("smollm2", dtype="auto")
     only = given.only.split(",")
     if "arithmetic" in only:
         on_problems(lens, rl.load_problems("arithmetic"), given.out, 80, given.number)

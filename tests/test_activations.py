@@ -51,13 +51,16 @@ def test_only_the_layers_needed_run(llama: rl.Lens) -> None:
     assert set(ran) == {0, 1}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"layers": [9]}, "no layer 9; there are: 0, 1, 2, 3."),
         ({"positions": [0]}, "they count from the end, from -1 down to -"),
         ({"positions": [-99]}, "the length of the shortest prompt in tokens"),
-        ({"layers": []}, "at least one layer"),
+        ({"layers": []}, "layers is empty; pass at least one"),
+        ({"layers": 2}, "layers is 2; pass a list, such as .2."),
+        ({"positions": -1}, "positions is -1; pass a list"),
     ],
 )
 def test_bad_grids_are_refused(llama: rl.Lens, arguments: dict, sentence: str) -> None:

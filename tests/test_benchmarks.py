@@ -330,7 +330,7 @@ GOOD = {"prompt": ready_made("Who?", ("he", "she")), "answer": "B", "subject": "
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[", r"law.json is not JSON in UTF-8"),
+        ("[", r"law.json is not JSON"),
         ("{}", r"law.json holds no list of questions"),
         ([GOOD, "text"], r"law.json, item 2: expected texts under 'prompt', 'answer' and"),
         ([GOOD, GOOD | {"answer": 1}], r"law.json, item 2: expected texts under"),
@@ -495,6 +495,8 @@ def test_ids_are_made_where_there_are_none_and_mmlus_own_files_still_read(tmp_pa
         ("a.csv", "question,A,B,answer\nx?,1,2,yes", "'yes'; it has to be a letter A to B or an "),
         ("a.csv", "question,A,B,answer\nx?,1,2,", "line 2: the answer is None"),
         ("a.csv", "question,A,answer\nx?,1,A", "has 1 options; it needs 2 to 26"),
+        ("a.csv", "question,A,B,C,D,answer\nx?,1,,3,4,C", "line 2 has the options A, C, D; fill"),
+        ("a.csv", 'question,A,B,answer\n"x?,1,2,A', "is not CSV"),
         ("a.csv", b"question,A,B,answer\n\xff,1,2,A", "is not UTF-8"),
         ("a.jsonl", '{"question": "x?", "options": ["1", 2], "answer": 0}', "a list of texts"),
         ("a.jsonl", '{"question": "x?", "options": ["1", "2"], "answer": true}', "is True; it has"),
@@ -512,6 +514,22 @@ def test_bad_own_files_are_named(tmp_path: Path, name: str, content, sentence: s
         rl.load_benchmark(file)
     assert sentence in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_what_excel_writes_is_read(tmp_path: Path) -> None:
+    """It puts a mark before UTF-8."""
+    own, bare = tmp_path / "quiz.csv", tmp_path / "anatomy_test.csv"
+    own.write_text("question,A,B,answer\nx?,1,2,B\n", encoding="utf-8-sig")
+    bare.write_text("question?,a,b,c,d,D\n", encoding="utf-8-sig")
+    assert (rl.load_benchmark(own)[0].text, rl.load_benchmark(bare)[0].text) == ("x?", "question?")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_question_is_refused() -> None:
+    with pytest.raises(rl.InputError, match="is no question; pass rl.Question objects"):
+        rl.load_benchmark([{"question": "x?"}])
+    with pytest.raises(rl.InputError, match="seed is -1; it has to be 0 or more"):
+        MINI.split(seed=-1)
 
 
 def test_permuted_options_are_the_same_options() -> None:

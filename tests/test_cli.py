@@ -155,6 +155,13 @@ def test_search_finds_a_cell_for_every_role(model: str, vectors: str, tmp_path: 
     assert {row["role"] for row in told["chosen"]} == {"lawyer", "nurse"}
 
 
+def test_where_nothing_can_be_written_nothing_is_computed(vectors: str, tmp_path: Path) -> None:
+    for command in (["sweep", vectors], ["search", vectors]):
+        said = run(*command, "--out", str(tmp_path), "--model", "none/here", code=2)
+        assert f"{tmp_path} is a folder; name a file in it." in said
+    assert "is a folder" in run("extract", str(tmp_path), "--model", "none/here", code=2)
+
+
 def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     assert str(out) in run("report", vectors, "--out", str(out), "--model", model, "--quiet")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,20 +49,41 @@ def test_different_questions_are_refused() -> None:
         evidence.compare(scores([True]), scores([True], ids="other"))
 
 
-def test_above_chance() -> None:
-    assert not evidence.above_chance(scores([True] * 26 + [False] * 74))
-    assert evidence.above_chance(scores([True] * 40 + [False] * 60))
-
-
 def test_headroom_says_whether_there_is_something_to_gain() -> None:
     at_chance = evidence.headroom(scores([True] * 26 + [False] * 74))
     assert not at_chance.above_chance
     assert "at chance, 0.260 of 100 questions" in str(at_chance)
     assert "nothing here for a role to improve" in str(at_chance)
-    able = evidence.headroom(scores([True] * 70 + [False] * 30))
+    texts = dataclasses.replace(scores([True] * 70 + [False] * 30), method="cloze")
+    able = evidence.headroom(texts)
     assert able.above_chance
     assert (able.letter, able.constant) == ("A", 1.0)  # "A" is always correct here
     assert able.detectable == pytest.approx(stats.detectable(100, 0.2))
+    # In letters, who says "A" would be right more often.
+    assert not evidence.headroom(scores([True] * 70 + [False] * 30)).above_chance
+    assert "no change would show" in str(
+        evidence.headroom(dataclasses.replace(scores([True] * 5), method="cloze"))
+    )
+
+
+def test_what_is_correct_counts_every_correct_option() -> None:
+    several = dataclasses.replace(scores([True] * 4), also=((1,), (1,), (1, 2), ()))
+    assert evidence.letters(several)["correct"].tolist() == [1.0, 0.75, 0.25, 0.0]
+
+
+def test_a_gain_in_letters_is_qualified() -> None:
+    row = {
+        "role": "own", "domain": "math", "questions": 90, "before": 0.3, "after": 0.5, "gain": 0.2,
+        "low": 0.1, "high": 0.3, "p_holm": 0.001, "detectable": 0.1, "constant": 0.4,
+    }  # fmt: skip
+    assert "own: helps, +20.0 points" in evidence.verdict(row)
+    assert "own: helps, +20.0 points" in evidence.verdict(row | {"permuted": 0.1})
+    moved = evidence.verdict(row | {"permuted": -0.02})
+    assert "helps, but not with the options in another order, +20.0" in moved
+    one = evidence.verdict(row | {"permuted": 0.1, "constant": 0.6})
+    assert "helps, but no more than always giving one letter, +20.0" in one
+    few = evidence.verdict(row | {"p_holm": 0.2, "detectable": None})
+    assert "no gain would have shown" in few
 
 
 def test_letters_are_counted() -> None:

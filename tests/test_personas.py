@@ -59,7 +59,7 @@ def test_a_malformed_file_is_named(
 def test_missing_sources_are_one_sentence() -> None:
     with pytest.raises(rl.InputError, match="no file 'folder/nothing.txt'"):
         load_personas("folder/nothing.txt")
-    with pytest.raises(rl.InputError, match="'proj-persona/PersonaHub' could not be loaded from"):
+    with pytest.raises(rl.InputError, match="PersonaHub .proj-persona/PersonaHub. cannot be"):
         load_personas()
     with pytest.raises(rl.InputError, match="limit is 0; it has to be 1 or more"):
         load_personas(limit=0)

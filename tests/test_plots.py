@@ -111,6 +111,7 @@ def test_the_learning_curve_has_its_band() -> None:
     role, base = (torch.randn(40, 8, generator=drawn) + shift for shift in (1, 0))
     table = geometry.learning_curve(role, base, (4, 8, 16))
     band, curve = rl.plots.learning_curve(table).data
+    assert curve.hovertemplate.startswith("prompts %{x}: cosine")
     assert list(curve.y) == table["cosine"].tolist()
     assert list(band.y) == table["high"].tolist() + table["low"].tolist()[::-1]
 

@@ -172,6 +172,10 @@ def test_a_file_of_another_call_is_refused(llama: rl.Lens, tmp_path) -> None:
         rl.roll_out(llama, problems(), store=path, seed=1, **options)
     with pytest.raises(rl.InputError, match="made with prompts"):
         rl.roll_out(llama, problems(4), store=path, **options)
+    with pytest.raises(rl.InputError, match="made with prompts"):  # answers go by their order
+        rl.roll_out(llama, problems().take([0, 2, 1, 3, 4]), store=path, **options)
+    with pytest.raises(rl.InputError, match="made with steering '' and this call has 'a little'"):
+        rl.roll_out(llama, problems(), store=path, steering="a little", **options)
     generated = rl.Direction(torch.ones(llama.d_model), layer=2)
     for tokens in ("all", "generated"):
         with pytest.raises(rl.InputError, match="it is steered otherwise"):

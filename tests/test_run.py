@@ -1,5 +1,6 @@
 """A sweep with a store: stopped, killed, resumed, refused."""
 
+import importlib
 import json
 import os
 import sqlite3
@@ -91,6 +92,50 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     scored.clear()
     call(llama, vectors, QUESTIONS, store=file, **OPTIONS)
     assert not scored
+
+
+def test_a_search_goes_on_though_the_screen_came_out_otherwise(
+    llama: rl.Lens, vectors: rl.RoleVectors, tmp_path, monkeypatch
+) -> None:
+    """As on a GPU, or with another number of threads: other cells enter, and all are scored."""
+    search = importlib.import_module("rolelens.sweep.search")
+    file, many = tmp_path / "s.db", {**OPTIONS, "layers": [1, 2, 3], "positions": [-2, -1]}
+    questions = [
+        rl.Question(f"{q.id}-{k}", f"{q.text} {k}", q.options, q.answer)
+        for k in range(4)
+        for q in QUESTIONS
+    ]
+    monkeypatch.setattr(search, "ALWAYS", 6)
+    monkeypatch.setattr(search, "AT_LEAST", 6)
+    with monkeypatch.context() as patched:
+        stopping_after(7, patched, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            rl.search(llama, vectors, questions, store=file, **many)
+    plain = search.screen
+    monkeypatch.setattr(search, "screen", lambda *arguments: -plain(*arguments))
+    found = rl.search(llama, vectors, questions, store=file, **many)
+    fresh = rl.search(llama, vectors, questions, **many)
+    run = found.table.merge(fresh.table, on=["role", "layer", "position", "alpha"])
+    assert not found.table[found.table["questions"] > 0]["margin"].isna().any()
+    assert run["chosen_x"].equals(run["chosen_y"])
+    both = run[(run["questions_x"] == run["questions_y"]) & (run["questions_x"] > 0)]
+    assert len(both) >= 18
+    assert both["margin_x"].tolist() == pytest.approx(both["margin_y"].tolist(), abs=1e-4)
+
+
+def test_another_model_in_the_same_place_is_refused(vectors: rl.RoleVectors, tmp_path) -> None:
+    from conftest import tiny_lens
+
+    file, lens = tmp_path / "s.db", tiny_lens("Llama")
+    content = lens.content
+    assert content == tiny_lens("Llama").content
+    rl.sweep(lens, vectors, QUESTIONS, store=file, **OPTIONS)
+    weight = next(w for name, w in lens.model.named_parameters() if "down_proj" in name)
+    weight.data *= 1.001
+    assert lens.content != content
+    with pytest.raises(rl.InputError, match='holds another sweep .*content "'):
+        rl.sweep(lens, vectors, QUESTIONS, store=file, **OPTIONS)
+    weight.data /= 1.001
 
 
 def test_a_changed_run_is_refused_with_what_differs(

@@ -1,4 +1,5 @@
 import json
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -125,6 +126,17 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     assert said[-1].endswith(str(path))
     readings = pd.read_csv(tmp_path / "out" / "tables" / "readings.csv")
     assert len(readings) == 3 + 9  # roles, and three nulls of each
+    # The same call goes on from what it has; another is refused, before anything is written.
+    file = tmp_path / "out" / "vectors.safetensors"
+    before = file.stat().st_mtime_ns, page
+    again = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
+    assert file.stat().st_mtime_ns == before[0]
+    tables = pd.read_html(again), pd.read_html(StringIO(before[1]))
+    for one, other in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    with pytest.raises(rl.InputError, match="out holds another run .of another seed., name|; name"):
+        runs.paper(lens, tmp_path / "out", data=data, seed=1, **options)
+    assert file.stat().st_mtime_ns == before[0]
     # The vectors of one model, on another of its shape.
     moved = rl.RoleVectors.load(tmp_path / "out" / "vectors.safetensors")
     path = runs.paper(

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,19 +109,42 @@ def test_the_detectable_difference_is_detected() -> None:
     assert 0.7 < found / 300 < 0.9
 
 
+@pytest.mark.parametrize(("n", "discordant", "family"), [(7, 0.4, 1), (14, 0.1, 1), (14, 0.5, 4)])
+def test_the_detectable_difference_is_the_smallest(n: int, discordant: float, family: int) -> None:
+    """Its power summed over every outcome: so many for the better, so many for the worse."""
+
+    def power(effect: float) -> float:
+        share = max(discordant, effect)
+        p = [(share + effect) / 2, (share - effect) / 2, 1 - share]
+        return sum(
+            scipy.stats.multinomial.pmf([gained, lost, n - gained - lost], n, p)
+            for gained in range(n + 1)
+            for lost in range(n + 1 - gained)
+            if gained > lost
+            and scipy.stats.binomtest(gained, gained + lost).pvalue <= 0.05 / family
+        )
+
+    found = stats.detectable(n, discordant, family=family)
+    assert found is not None
+    assert power(found) >= 0.8
+    assert found == pytest.approx(1 / n) or power(found - 1 / n) < 0.8
+
+
+def test_few_questions_show_nothing() -> None:
+    assert stats.detectable(5) is None
+    assert stats.detectable(6) == 1.0
+    assert stats.detectable(10, family=29) is None
+
+
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
 def test_sign_flip_equals_every_flip(values) -> None:
     sums = [
         sum(s * v for s, v in zip(signs, values, strict=True))
         for signs in itertools.product((-1, 1), repeat=len(values))
     ]
-    for alternative, extreme in {
-        "two-sided": [abs(s) >= abs(sum(values)) for s in sums],
-        "greater": [s >= sum(values) for s in sums],
-    }.items():
-        expected = sum(extreme) / len(extreme)
-        found = stats.sign_flip(list(map(float, values)), alternative=alternative)
-        assert found == pytest.approx(expected)
+    extreme = [abs(s) >= abs(sum(values)) for s in sums]
+    found = stats.sign_flip(list(map(float, values)))
+    assert found == pytest.approx(sum(extreme) / len(extreme))
 
 
 def test_sign_flip_of_answers_is_mcnemar() -> None:
@@ -152,6 +176,19 @@ def test_the_interaction_is_the_difference_of_means_and_covers_it() -> None:
         small += equal.p < 0.05
     assert 0.87 < covered / 150 < 0.99
     assert small / 150 < 0.11
+
+
+def test_unequal_variances_are_no_interaction() -> None:
+    """A permutation of the plain difference would claim one in five of these."""
+    rng = np.random.default_rng(0)
+    claimed = 0
+    for seed in range(300):
+        inside, outside = rng.normal(0, 2, 20), rng.normal(0, 1, 140)
+        claimed += stats.interaction(inside, outside, resamples=300, seed=seed).p < 0.05
+    assert claimed / 300 < 0.09
+    with pytest.raises(rl.InputError, match="two questions on each side; there are 1 inside and 3"):
+        stats.interaction([1.0], [0.0, 1.0, 0.0])
+    assert stats.interaction([1.0] * 4, [0.0] * 9, resamples=2000).p < 0.05
 
 
 def test_what_never_changes_is_no_effect() -> None:

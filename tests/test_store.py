@@ -81,7 +81,7 @@ def serve() -> None:
         if pid == 0:
             write(json.loads(line))
         os.waitpid(pid, 0)
-        print("gone", flush=True)
+        print("\ngone", flush=True)  # whoever was killed may have left half a line
 
 
 def write(path: str) -> None:
@@ -114,7 +114,7 @@ class Writers:
         self.pid = 0
 
     def read(self) -> str:
-        line = self.server.stdout.readline().strip()
+        line = next(text for text in self.server.stdout if text.strip()).strip()
         self.pid = 0 if line == "gone" else self.pid
         return line
 
@@ -277,13 +277,10 @@ def test_long_values_are_shown_where_they_part(tmp_path) -> None:
 
 
 def test_what_only_informs_does_not_count(tmp_path) -> None:
-    now = {"rolelens": "0.2", "started": {"at": "noon"}}
+    now = {"rolelens": "0.2", "threads": 64}
     opened(tmp_path / "s").close()
     opened(tmp_path / "s", provenance=PROVENANCE | now).close()
     assert status(tmp_path / "s").provenance == PROVENANCE
-    opened(tmp_path / "s", provenance=PROVENANCE | {"note": 1}, informative=["note"]).close()
-    with pytest.raises(InputError, match=r'rolelens "0\.1" -> "0\.2"'):
-        opened(tmp_path / "s", provenance=PROVENANCE | {"rolelens": "0.2"}, informative=[])
 
 
 def test_a_piece_is_written_once_or_not_at_all(tmp_path) -> None:

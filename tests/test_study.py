@@ -181,5 +181,12 @@ def test_bad_roles_and_nulls_are_refused(lens, vectors, bench) -> None:
         evidence.study(lens, vectors, bench, {"mathematician": "math", "lawyer": "law"})
     with pytest.raises(rl.InputError, match="'music', and 'own questions' asks about art, law, ma"):
         evidence.study(lens, vectors, bench, ROLES | {"painter": "music"})
+    halves = vectors["lawyer"], vectors["lawyer"]
+    with pytest.raises(rl.InputError, match="the halves are not of these vectors"):
+        evidence.study(lens, vectors, bench, ROLES, halves=halves)
+    with pytest.raises(rl.InputError, match="text is ''; perplexity needs a longer text"):
+        evidence.study(lens, vectors, bench, ROLES, text="")
+    with pytest.raises(rl.InputError, match="randoms is -1"):
+        evidence.study(lens, vectors, bench, ROLES, randoms=-1)
     with pytest.raises(rl.InputError, match="null 'lawyer' imitates none of the roles"):
         evidence.study(lens, vectors["painter"], bench, ROLES, nulls=vectors["lawyer"])

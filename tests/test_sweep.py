@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,39 @@ def test_unknown_cells_and_grids_are_refused(
         rl.sweep(llama, vectors, QUESTIONS, layers=[0]).best("a")
     with pytest.raises(rl.InputError, match="by is 'luck'"):
         swept.best("a", by="luck")
+    with pytest.raises(rl.InputError, match="no role 'c'; there are: a, b"):
+        swept.best("c")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_axes_are_lists_or_arrays(llama: rl.Lens, vectors: rl.RoleVectors) -> None:
+    plain = rl.sweep(llama, vectors, QUESTIONS, layers=[1, 2], positions=[-1], alphas=[1.0, 3.0])
+    axes = {
+        "layers": np.arange(1, 3),
+        "positions": np.array([-1]),
+        "alphas": torch.tensor([1, 3.0]),
+    }
+    swept = rl.sweep(llama, vectors, QUESTIONS, **axes)
+    assert torch.equal(swept.scores, plain.scores)
+    assert swept.layers == (1, 2)
+    for name, value in {"layers": 1, "positions": -1, "alphas": 3.0}.items():
+        with pytest.raises(rl.InputError, match=f"{name} is {value}; pass a list"):
+            rl.sweep(llama, vectors, QUESTIONS, **{name: value})
+        with pytest.raises(rl.InputError, match=f"{name} is empty"):
+            rl.sweep(llama, vectors, QUESTIONS, **{name: np.array([])})
+
+
+def test_steering_nothing_is_refused(llama: rl.Lens, vectors: rl.RoleVectors) -> None:
+    with pytest.raises(rl.InputError, match="tokens is 'generated', which is none of the tokens"):
+        rl.sweep(llama, vectors, QUESTIONS, layers=[1], tokens="generated")
+    with pytest.raises(rl.InputError, match="tokens is .9999., which is none"):
+        rl.search(llama, vectors, QUESTIONS, layers=[1], tokens=[9999], method="cloze")
+    rl.sweep(llama, vectors, QUESTIONS, layers=[1], tokens="generated", method="cloze")
+
+
+def test_a_cell_that_explodes_is_named(llama: rl.Lens, vectors: rl.RoleVectors) -> None:
+    with pytest.raises(rl.InputError, match="of '[ab]' at layer 1, position -1, alpha 1e.38 are N"):
+        rl.sweep(llama, vectors, QUESTIONS, layers=[1], positions=[-1], alphas=[1.0, 1e38])
 
 
 @pytest.mark.model

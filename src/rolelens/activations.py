@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens import forward
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, listed, unknown
 from rolelens.forward import Hooks, Tokens
 from rolelens.lens import Lens
 
@@ -74,11 +74,15 @@ def axes(
     lens: Lens, layers: Sequence[int] | None, positions: Sequence[int] | None
 ) -> tuple[list[int], list[int]]:
     """The layers and positions that are meant; all of them by default."""
-    layers = list(range(lens.n_layers)) if layers is None else list(layers)
-    positions = list(lens.positions) if positions is None else list(positions)
-    for layer in layers:
+    layers = known_layers(lens, layers)
+    positions = listed("positions", lens.positions if positions is None else positions)
+    return layers, positions
+
+
+def known_layers(lens: Lens, layers: Sequence[int] | None) -> list[int]:
+    """The layers that are meant; all of them by default."""
+    chosen = listed("layers", range(lens.n_layers) if layers is None else layers)
+    for layer in chosen:
         if layer not in range(lens.n_layers):
             raise unknown("layer", layer, range(lens.n_layers))
-    if not layers or not positions:
-        raise InputError("at least one layer and one position are needed.")
-    return layers, positions
+    return chosen

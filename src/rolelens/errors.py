@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,6 +22,27 @@ def unknown(kind: str, value: object, known: Iterable[object]) -> InputError:
         return InputError(f"no {kind} {value!r}; did you mean {' or '.join(map(repr, near))}?")
     listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return InputError(f"no {kind} {value!r}; there are: {listed or 'none'}.")
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """The values of a list, tuple, range or array, as plain Python numbers.
+
+    Raises:
+        InputError: it is a single value, or empty.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{name} is {values!r}; pass a list, such as [{values!r}].")
+    found = [value.item() if hasattr(value, "item") else value for value in values]
+    if not found:
+        raise InputError(f"{name} is empty; pass at least one.")
+    return found
+
+
+def checked_seed(seed: int) -> int:
+    """A seed that random generators take."""
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it has to be 0 or more.")
+    return seed
 
 
 @contextmanager

@@ -7,30 +7,28 @@ raw ``model.run_with_hooks(..., fwd_hooks=...)`` alike; several lists are joined
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
-from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError, unknown
-from rolelens.forward import ABLATED, SITES, Hook, HookFn, RowHooks, Selection, running, selected
+from rolelens.forward import (
+    ABLATED,
+    SITES,
+    Hook,
+    HookFn,
+    RowHooks,
+    Selection,
+    ablated,
+    added,
+    running,
+    selected,
+)
+from rolelens.lens import Lens
 from rolelens.vectors import Direction, Source, check_sources
 from rolelens.vectors.direction import RESID_PRE
-
-
-@runtime_checkable
-class HasLayers(Protocol):
-    """A lens, as far as ablation needs one."""
-
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks."""
-
-    @property
-    def source(self) -> Source:
-        """What the model is."""
 
 
 def add(
@@ -93,15 +91,15 @@ def replace_rows(
     layers: Sequence[int],
     *,
     tokens: Sequence[int],
-    scale: float | None = None,
 ) -> RowHooks:
     """Put a direction in the place of the residual stream, another one for every prompt.
+
+    It has the norm of what it replaces, at each token.
 
     Args:
         directions: one for each prompt; zero directions leave it as it is.
         layers: the block whose input is replaced, one for each prompt.
         tokens: absolute positions that are replaced.
-        scale: norm of what is put there; by default that of what it replaces, at each token.
 
     Returns:
         What the ``hooks=`` of a Lens takes.
@@ -113,8 +111,6 @@ def replace_rows(
                 f"a direction at {direction.site!r} cannot stand in the residual stream's place; "
                 "take one of the residual stream."
             )
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"scale is {scale}; it has to be a norm above 0.")
 
     def replacer(rows: list[int | None]) -> HookFn:
         zero = torch.zeros_like(directions[0].vector)
@@ -122,10 +118,8 @@ def replace_rows(
         replaced = (units.norm(dim=-1) > 0)[:, None, None]
 
         def replace(x: Tensor, hook: Any) -> Tensor:
-            now = running.get()
-            check_sources(directions[0].source, now.source if now else None)
-            _check_width(x, units[0])
-            norm = x.norm(dim=-1, keepdim=True) if scale is None else scale
+            _check(x, units, directions[0].source)
+            norm = x.norm(dim=-1, keepdim=True)
             new = torch.where(replaced.to(x.device), norm * units.to(x)[:, None, :], x)
             return _where(x, new, tokens)
 
@@ -165,7 +159,7 @@ class ByRow:
         ]
 
 
-def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") -> list[Hook]:
+def ablate(direction: Direction, lens: Lens, *, tokens: Selection = "all") -> list[Hook]:
     """Directional ablation: x <- x - d̂ (d̂ᵀ x) everywhere (2502.12055 eq. 4).
 
     At every layer, what enters the block and what attention and MLP add to the residual stream
@@ -183,14 +177,8 @@ def ablate(direction: Direction, lens: HasLayers, *, tokens: Selection = "all") 
     unit = direction.unit
 
     def remove(x: Tensor, hook: Any) -> Tensor:
-        now = running.get()
-        check_sources(direction.source, now.source if now else None)
-        _check_width(x, unit)
-        d = unit.to(x)
-        along = einsum(x, d, "row position d_model, d_model -> row position")
-        return _where(
-            x, x - einsum(along, d, "row position, d_model -> row position d_model"), tokens
-        )
+        _check(x, unit, direction.source)
+        return _where(x, ablated(x, unit.expand(len(x), -1)), tokens)
 
     return [
         (f"blocks.{layer}.{site}", remove) for layer in range(lens.n_layers) for site in ABLATED
@@ -234,10 +222,8 @@ def _adder(
     deltas: Float[Tensor, "row d_model"], tokens: Selection, source: Source | None
 ) -> HookFn:
     def adder(x: Tensor, hook: Any) -> Tensor:
-        now = running.get()
-        check_sources(source, now.source if now else None)
-        _check_width(x, deltas[0])
-        return _where(x, x + deltas.to(x)[:, None, :], tokens)
+        _check(x, deltas, source)
+        return _where(x, added(x, deltas), tokens)
 
     return adder
 
@@ -264,7 +250,10 @@ def _where(
     return torch.where(chosen[..., None], new, old)
 
 
-def _check_width(x: Tensor, vector: Tensor) -> None:
+def _check(x: Tensor, vector: Tensor, source: Source | None) -> None:
+    """Refuse directions of another model than the one that runs."""
+    now = running.get()
+    check_sources(source, now.source if now else None)
     if x.shape[-1] != vector.shape[-1]:
         raise InputError(
             f"a direction of width {vector.shape[-1]} was used on a residual stream of width "

@@ -76,6 +76,11 @@ class Lens(Shown):
         dtype: torch.dtype = self.model.unembed.W_U.dtype
         return dtype
 
+    @property
+    def content(self) -> str:
+        """Hash of a sample of the weights as they are now, for what must not mix two models."""
+        return forward.content(self.model)
+
     def adopt(self, vectors: RoleVectors) -> RoleVectors:
         """Take vectors of another model of the same shape as if they were of this one.
 

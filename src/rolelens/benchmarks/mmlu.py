@@ -1,6 +1,5 @@
 """MMLU: the original CSV files, the hub's rows, and the shots of its dev split."""
 
-import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +8,8 @@ from typing import Any
 
 from rolelens.benchmarks.questions import LETTERS, Question
 from rolelens.errors import InputError, unknown
+from rolelens.rows import csv_lines
+from rolelens.rows import from_hub as hub_rows
 
 HUB = "cais/mmlu"
 SPLITS = ("dev", "val", "test")
@@ -29,19 +30,14 @@ def from_hub(split: str, subjects: Iterable[str] | None) -> list[Question]:
     """The questions of the hub's copy."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    from datasets import load_dataset
-
     split = "validation" if split == "val" else split
     questions: list[Question] = []
     for config in ("all",) if subjects is None else sorted(set(subjects)):
-        try:
-            rows = load_dataset(HUB, config, split=split)
-        except Exception as error:  # the hub client raises dozens of classes
-            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-            raise InputError(
-                f"MMLU ({HUB}, {config}) cannot be reached ({reason}); download it where there is "
-                "a network, check the subject's name, or pass a folder of MMLU CSV files."
-            ) from error
+        otherwise = (
+            "download it where there is a network, check the subject's name, or pass a folder of "
+            "MMLU CSV files"
+        )
+        rows = hub_rows(f"MMLU ({HUB}, {config})", HUB, config, split, otherwise)
         questions += from_rows(rows, f"{HUB} ({config}, {split})")
     return questions
 
@@ -96,15 +92,11 @@ def _subject(path: Path) -> str:
 
 def _csv(path: Path) -> Iterator[Question]:
     subject = _subject(path)
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        for n, row in enumerate(reader):
-            if "\ufffd" in "".join(row):
-                raise InputError(f"{path}, line {reader.line_num} is not UTF-8; convert the file.")
-            if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: expected question, four options and a letter "
-                    f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
-                )
-            answer = LETTERS.index(row[5].strip())
-            yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject, subject)
+    for n, (where, row) in enumerate(csv_lines(path)):
+        if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
+            raise InputError(
+                f"{where}: expected question, four options and a letter "
+                f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
+            )
+        answer = LETTERS.index(row[5].strip())
+        yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject, subject)

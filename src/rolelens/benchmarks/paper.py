@@ -1,6 +1,5 @@
 """The split of 2502.12055: ready-made prompts in eight domains, cut from 26 subjects of MMLU."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from rolelens.benchmarks.questions import LETTERS, Question
 from rolelens.errors import InputError
+from rolelens.rows import parsed
 
 PAPER_DOMAINS: dict[str, str] = {
     "econometrics": "econ",
@@ -49,10 +49,7 @@ def from_folder(folder: Path) -> list[Question]:
 
 
 def _json(path: Path) -> Iterator[Question]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON in UTF-8 ({error}); convert the file.") from error
+    rows = parsed(path)
     if not isinstance(rows, list):
         raise InputError(
             f"{path} holds no list of questions; expected rows with 'prompt', 'answer' and "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, checked_seed, unknown
 
 LETTERS = string.ascii_uppercase
 
@@ -128,7 +128,7 @@ class Benchmark(Sequence[Question]):
         """
         if not 0 < share < 1:
             raise InputError(f"share is {share}; it has to be between 0 and 1.")
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(checked_seed(seed))
         groups = _twins(self.questions)
         first: set[str] = set()
         for name in self.domains:
@@ -187,6 +187,11 @@ def checked(benchmark: Benchmark) -> Benchmark:
     """A benchmark that has questions, each with an id of its own."""
     if not benchmark.questions:
         raise InputError("a benchmark needs at least one question.")
+    for question in benchmark.questions:
+        if not isinstance(question, Question):
+            raise InputError(
+                f"{str(question)[:60]!r} is no question; pass rl.Question objects, or a file."
+            )
     ids = [question.id for question in benchmark]
     twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else ()
     if twice:

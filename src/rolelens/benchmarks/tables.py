@@ -8,6 +8,7 @@ from typing import Any
 
 from rolelens.benchmarks.questions import LETTERS, Question
 from rolelens.errors import InputError
+from rolelens.rows import UTF8, csv_rows, jsonl
 
 
 def from_file(path: Path) -> list[Question]:
@@ -20,40 +21,35 @@ def from_file(path: Path) -> list[Question]:
     rows = {".csv": _csv, ".jsonl": _jsonl}.get(path.suffix)
     if rows is None:
         raise InputError(f"{path} is not read; a benchmark of one's own is a CSV or JSONL file.")
-    try:
-        return [_question(where, row, f"{path.stem}-{n:04d}") for n, (where, row) in rows(path)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert the file.") from error
+    found = enumerate(rows(path))
+    return [_question(where, row, f"{path.stem}-{n:04d}") for n, (where, row) in found]
 
 
 def has_header(path: Path) -> bool:
     """Whether a CSV file names its columns; MMLU's own do not."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    with path.open(encoding=UTF8, errors="replace", newline="") as file:
         first = next(csv.reader(file), [])
     return "question" in first and "answer" in first
 
 
-def _csv(path: Path) -> Iterator[tuple[int, tuple[str, Mapping[str, Any]]]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for n, row in enumerate(reader):
-            yield n, (f"{path}, line {reader.line_num}", {k: v for k, v in row.items() if v})
+def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for where, row in csv_rows(path):
+        filled = {column: value for column, value in row.items() if value}
+        letters = "".join(letter for letter in LETTERS if letter in filled)
+        if not LETTERS.startswith(letters):
+            raise InputError(
+                f"{where} has the options {', '.join(letters)}; fill them from A on, without gaps."
+            )
+        yield where, filled
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, tuple[str, Mapping[str, Any]]]]:
-    n = 0
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        if not text.strip():
-            continue
-        where = f"{path}, line {line + 1}"
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{where} is not JSON ({error}).") from error
+def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for where, row in jsonl(path):
         if not isinstance(row, dict):
-            raise InputError(f"{where} holds {text[:40]!r}; expected an object with 'question'.")
-        yield n, (where, row)
-        n += 1
+            raise InputError(
+                f"{where} holds {json.dumps(row)[:40]!r}; expected an object with 'question'."
+            )
+        yield where, row
 
 
 def _question(where: str, row: Mapping[str, Any], name: str) -> Question:

@@ -1,6 +1,5 @@
 """TruthfulQA's multiple choice: one true option (MC1), or several (MC2)."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 
 from rolelens.benchmarks.questions import Question
 from rolelens.errors import InputError, unknown
+from rolelens.rows import from_hub as hub_rows
+from rolelens.rows import parsed
 
 HUB = "truthfulqa/truthful_qa"
 TARGETS = ("mc1", "mc2")
@@ -16,27 +17,16 @@ TARGETS = ("mc1", "mc2")
 
 def from_hub(targets: str) -> list[Question]:
     """The questions of the hub's copy."""
-    from datasets import load_dataset
-
     _known(targets)
-    try:
-        rows = load_dataset(HUB, "multiple_choice", split="validation")
-    except Exception as error:  # the hub client raises dozens of classes
-        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise InputError(
-            f"TruthfulQA ({HUB}) cannot be reached ({reason}); download it where there is a "
-            "network, or pass its mc_task.json."
-        ) from error
-    return list(from_rows(rows, targets, HUB))
+    otherwise = "download it where there is a network, or pass its mc_task.json"
+    found = hub_rows(f"TruthfulQA ({HUB})", HUB, "multiple_choice", "validation", otherwise)
+    return list(from_rows(found, targets, HUB))
 
 
 def from_file(path: Path, targets: str) -> list[Question]:
     """The questions of a file as the authors' ``mc_task.json``."""
     _known(targets)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON in UTF-8 ({error}); convert the file.") from error
+    rows = parsed(path)
     if not isinstance(rows, list):
         raise InputError(f"{path} holds no list; expected TruthfulQA's rows with 'mc1_targets'.")
     return list(from_rows(rows, targets, str(path)))

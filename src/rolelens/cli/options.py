@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import pandas as pd
@@ -113,6 +114,15 @@ def held(vectors: Path | None, role: list[str] | None) -> RoleVectors:
         raise InputError("no vectors; name a file written by 'rolelens extract'.")
     loaded = RoleVectors.load(vectors)
     return loaded[role] if role else loaded
+
+
+def check_out(path: Path | None) -> None:
+    """Refuse, before hours of work, a file that cannot be written after them."""
+    if path is not None:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it.")
+        with writing(path):
+            TemporaryFile(dir=path.resolve().parent).close()
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

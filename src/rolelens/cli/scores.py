@@ -25,6 +25,7 @@ from rolelens.cli.options import (
     Stored,
     TokenSelection,
     Vectors,
+    check_out,
     grid,
     held,
     plainly,
@@ -116,6 +117,7 @@ def sweep(
             found = store_status(status)
             tell(as_json, found.facts(), str(found))
             return
+        check_out(out)
         chosen = held(vectors, role)
         bench = load_benchmark(benchmark, shots=shots)
         swept = run_sweep(
@@ -162,6 +164,7 @@ def search(
 ) -> None:
     """Find the best cell of every role, scoring only the most promising cells exactly."""
     with plainly(silent):
+        check_out(out)
         chosen = held(vectors, role)
         domains = None
         if own_domain:

@@ -14,6 +14,7 @@ from rolelens.cli.options import (
     Prompts,
     Quiet,
     Vectors,
+    check_out,
     numbers,
     plainly,
     tell,
@@ -61,6 +62,7 @@ def extract(
 ) -> None:
     """Compute role vectors and save them with their provenance."""
     with plainly(silent):
+        check_out(out)
         known = prompts.load_roles(role_prompts)
         chosen = role or list(known)
         for name in [] if system else chosen:
@@ -145,6 +147,7 @@ def report(
 ) -> None:
     """Describe a file of vectors on one HTML page: texts, separation, norms, cosines."""
     with plainly(silent):
+        check_out(out)
         path = runs.describe(
             loading.load(model),
             RoleVectors.load(vectors),

@@ -1,7 +1,7 @@
 """Whether an effect is more than chance: paired comparisons on questions kept apart."""
 
 from rolelens.evidence.compare import Comparison, compare
-from rolelens.evidence.controls import Headroom, above_chance, headroom, letters
+from rolelens.evidence.controls import Headroom, headroom, letters
 from rolelens.evidence.effects import answered, changes, effects, given, transfer, verdict
 from rolelens.evidence.study import Study, study
 
@@ -9,7 +9,6 @@ __all__ = [
     "Comparison",
     "Headroom",
     "Study",
-    "above_chance",
     "answered",
     "changes",
     "compare",

@@ -17,7 +17,8 @@ class Comparison:
         low: lower end of the 95 % paired bootstrap interval of the difference.
         high: its upper end.
         p: exact McNemar p-value, which is the paired permutation test of right and wrong answers.
-        detectable: smallest difference that so many questions would show (80 % power).
+        detectable: smallest difference that so many questions would show (80 % power); None where
+            none would.
         questions: how many there are.
         margin: change of the mean margin, in nats.
     """
@@ -27,7 +28,7 @@ class Comparison:
     low: float
     high: float
     p: float
-    detectable: float
+    detectable: float | None
     questions: int
     margin: stats.Estimate
 
@@ -37,10 +38,11 @@ class Comparison:
         return self.after - self.before
 
     def __str__(self) -> str:
+        shown = f"{100 * self.detectable:.1f} points or more" if self.detectable else "no change"
         return (
             f"{self.before:.3f} -> {self.after:.3f} ({100 * self.difference:+.1f} points, 95 % "
             f"interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p:.2f}; "
-            f"{self.questions} questions show {100 * self.detectable:.1f} points or more)"
+            f"{self.questions} questions show {shown})"
         )
 
 

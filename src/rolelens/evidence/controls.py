@@ -8,9 +8,6 @@ from rolelens import stats
 from rolelens.benchmarks import LETTERS
 from rolelens.scoring import Scores
 
-DISCORDANT = 0.2
-"""Share of questions that steering is assumed to change from right to wrong or back."""
-
 
 @dataclass(frozen=True)
 class Headroom:
@@ -24,8 +21,9 @@ class Headroom:
         constant: accuracy of always giving the letter that is correct most often.
         letter: that letter.
         detectable: smallest change of accuracy that so many questions show (80 % power), if a
-            fifth of the answers change.
+            fifth of the answers change; None where none would.
         questions: how many there are.
+        lettered: whether the options' letters are what is scored.
     """
 
     accuracy: float
@@ -34,13 +32,14 @@ class Headroom:
     chance: float
     constant: float
     letter: str
-    detectable: float
+    detectable: float | None
     questions: int
+    lettered: bool = False
 
     @property
     def above_chance(self) -> bool:
-        """Whether the interval lies above guessing."""
-        return self.low > self.chance
+        """Whether the interval lies above guessing, and letters above one letter."""
+        return self.low > self.chance and not (self.lettered and self.accuracy <= self.constant)
 
     def __str__(self) -> str:
         found = (
@@ -50,6 +49,8 @@ class Headroom:
         )
         if not self.above_chance:
             return f"at chance, {found}: there is nothing here for a role to improve"
+        if self.detectable is None:
+            return f"above chance, {found}; no change would show on so few questions"
         return f"above chance, {found}; changes of {100 * self.detectable:.0f} points would show"
 
 
@@ -65,8 +66,9 @@ def headroom(scores: Scores) -> Headroom:
         chance=scores.chance,
         constant=float(table["correct"].max()),
         letter=str(table["correct"].idxmax()),
-        detectable=stats.detectable(n, DISCORDANT),
+        detectable=stats.detectable(n),
         questions=n,
+        lettered=scores.method == "letter",
     )
 
 
@@ -78,13 +80,8 @@ def letters(scores: Scores) -> pd.DataFrame:
     counts = {
         letter: {
             "given": float((scores.predictions == n).double().mean()),
-            "correct": float((scores.answers == n).double().mean()),
+            "correct": float(scores.true[:, n].double().mean()),
         }
         for n, letter in enumerate(LETTERS[: scores.logprobs.shape[1]])
     }
     return pd.DataFrame.from_dict(counts, orient="index").rename_axis("letter")
-
-
-def above_chance(scores: Scores) -> bool:
-    """Whether the 95 % interval of the accuracy lies above guessing."""
-    return headroom(scores).above_chance

@@ -56,9 +56,10 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
         ``constant`` letter, ``gain`` with its 95 % interval (``low``, ``high``), exact McNemar
         ``p`` with ``p_holm`` and ``p_bh`` over all roles, ``margin`` change (nats) with its
         interval, gain ``outside`` of the domain, and the ``interaction`` (gain inside minus
-        outside) with interval and p-values likewise.
+        outside) with interval and p-values likewise. ``detectable`` is the smallest gain that would
+        have survived the correction, see :func:`rolelens.stats.detectable`.
     """
-    rows = []
+    rows, family = [], answers["role"].nunique()
     for role, own in _by_role(answers, domains):
         inside, outside = _split(own, domains[role])
         change = changes(inside).tolist()
@@ -74,9 +75,11 @@ def effects(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
             "margin": margin.value,
             "margin_low": margin.low,
             "margin_high": margin.high,
-            "detectable": stats.detectable(len(change), sum(map(abs, change)) / len(change)),
+            "detectable": stats.detectable(
+                len(change), sum(map(abs, change)) / len(change), family=family
+            ),
         }
-        if len(outside):
+        if min(len(inside), len(outside)) > 1:
             more = stats.interaction(change, changes(outside).tolist())
             row |= {
                 "outside": float(outside["after"].mean() - outside["before"].mean()),
@@ -130,11 +133,15 @@ def verdict(row: Mapping[str, Any]) -> str:
         f"p = {row['p_holm']:.2g} over all roles)"
     )
     if row["p_holm"] >= LEVEL:
-        return (
-            f"{role}: nothing beyond chance, {found}; {100 * row['detectable']:.0f} points or more "
-            "would have shown."
-        )
+        none = pd.isna(row["detectable"])
+        shown = "no gain" if none else f"{100 * row['detectable']:.0f} points or more"
+        return f"{role}: nothing beyond chance, {found}; {shown} would have shown."
     word = "helps" if row["gain"] > 0 else "hurts"
+    if pd.notna(row.get("permuted")):  # letters
+        if row["permuted"] * row["gain"] <= 0:
+            word += ", but not with the options in another order"
+        elif row["gain"] > 0 and row["after"] <= row["constant"]:
+            word += ", but no more than always giving one letter"
     if "interaction" not in row or pd.isna(row["interaction"]):
         return f"{role}: {word}, {found}; other domains were not asked."
     elsewhere = (

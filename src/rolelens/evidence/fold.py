@@ -1,6 +1,7 @@
 """Questions that cells are chosen on, others that they are tried on, and all that is tried."""
 
 import dataclasses
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rolelens.benchmarks import Benchmark
+from rolelens.benchmarks import Benchmark, Question
 from rolelens.evidence.effects import answered
 from rolelens.forward import Selection
 from rolelens.hooks import add
@@ -38,10 +39,9 @@ class Fold:
     method: Method
     seed: int
     number: int
+    store: Stores
 
-    def searched(
-        self, grid: Mapping[str, Any], store: Stores
-    ) -> tuple[pd.DataFrame, dict[str, Key]]:
+    def searched(self, grid: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Key]]:
         """The best cell of every role and null."""
         found = search(
             self.lens,
@@ -52,7 +52,7 @@ class Fold:
             tokens=self.tokens,
             method=self.method,
             seed=self.seed,
-            store=store(f"search-{self.number}"),
+            store=self.store(f"search-{self.number}"),
         )
         best = found.table[found.table["chosen"]].assign(fold=self.number)
         cells = {role: found.best(role) for role in self.vectors.roles}
@@ -62,34 +62,19 @@ class Fold:
         }
         return best.drop(columns=["chosen", "predicted"]), keys
 
-    def tried(self, keys: Mapping[str, Key], store: Stores) -> tuple[Scores, list[pd.DataFrame]]:
+    def tried(self, keys: Mapping[str, Key]) -> tuple[Scores, list[pd.DataFrame]]:
         """The chosen cells of the roles, in all domains."""
         cells = [keys[role] for role in self.roles]
-        before, after = score_cells(
-            self.lens,
-            self.vectors,
-            self.test,
-            cells,
-            tokens=self.tokens,
-            method=self.method,
-            store=store(f"test-{self.number}"),
-        )
-        return before, [answered(key.role, before, after[key]) for key in cells]
+        return self._scored("test", self.vectors, self.test, cells, tokens=self.tokens)
 
-    def permuted(self, keys: Mapping[str, Key], store: Stores) -> list[pd.DataFrame]:
+    def permuted(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
         """The chosen cells of the roles, in their domains, with the options in another order."""
         frames = []
         for domain in dict.fromkeys(self.places[role] for role in self.roles):
-            before, after = score_cells(
-                self.lens,
-                self.vectors,
-                self.test.domain(domain).permuted(self.seed),
-                [keys[role] for role in self.roles if self.places[role] == domain],
-                tokens=self.tokens,
-                method=self.method,
-                store=store(f"permuted-{self.number}-{domain}"),
-            )
-            frames += [answered(key.role, before, own) for key, own in after.items()]
+            asked = self.test.domain(domain).permuted(self.seed)
+            cells = [keys[role] for role in self.roles if self.places[role] == domain]
+            name = f"permuted-{domain}"
+            frames += self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
         return frames
 
     def read(self, keys: Mapping[str, Key], text: str) -> pd.DataFrame:
@@ -103,11 +88,9 @@ class Fold:
             rows.append({"role": role, "perplexity": steered / plain})
         return pd.DataFrame(rows)
 
-    def ablated(
-        self, keys: Mapping[str, Key], most: int, randoms: int, store: Stores
-    ) -> list[pd.DataFrame]:
+    def ablated(self, keys: Mapping[str, Key], most: int, randoms: int) -> list[pd.DataFrame]:
         """The chosen directions removed, and random ones, on some questions of each domain."""
-        kept = [q for d in self.test.domains for q in self.test.domain(d).questions[:most]]
+        kept = [q for d in self.test.domains for q in self._some(d, most)]
         drawn = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(randoms, *self.vectors.directions.shape[1:], generator=drawn)
         names = tuple(f"random {n}" for n in range(randoms))
@@ -117,16 +100,25 @@ class Fold:
         own = self.vectors[list(self.roles)]
         cells = [keys[role]._replace(alpha=1.0) for role in self.roles]
         cells += [cells[0]._replace(role=name) for name in names]
+        vectors = concat(own, beside) if randoms else own
+        asked = Benchmark(f"{self.test.name}, {most} a domain", tuple(kept))
+        return self._scored("ablation", vectors, asked, cells, change="ablate")[1]
+
+    def _scored(
+        self, name: str, vectors: RoleVectors, asked: Benchmark, cells: list[Key], **options: Any
+    ) -> tuple[Scores, list[pd.DataFrame]]:
+        """The scores of the unsteered model, and the answers in every cell."""
+        store = self.store(f"{name}-{self.number}")
         before, after = score_cells(
-            self.lens,
-            concat(own, beside) if randoms else own,
-            Benchmark(f"{self.test.name}, {most} a domain", tuple(kept)),
-            cells,
-            method=self.method,
-            change="ablate",
-            store=store(f"ablation-{self.number}"),
+            self.lens, vectors, asked, cells, method=self.method, store=store, **options
         )
-        return [answered(key.role, before, after[key]) for key in cells]
+        return before, [answered(key.role, before, after[key]) for key in cells]
+
+    def _some(self, domain: str, most: int) -> list[Question]:
+        """Questions of a domain, drawn from all of its subjects."""
+        own = self.test.domain(domain).questions
+        drawn = random.Random(f"{self.seed} {domain}").sample(range(len(own)), min(most, len(own)))
+        return [own[n] for n in sorted(drawn)]
 
     def prompted(self, before: Scores) -> list[pd.DataFrame]:
         """Every role as a prompt, on the questions of its domain: as system prompt and as prefix.

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rolelens import stats
-from rolelens.benchmarks import Benchmark
+from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
 from rolelens.evidence.controls import Headroom, headroom
@@ -19,7 +19,8 @@ from rolelens.evidence.fold import Fold, Stores
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.progress import Say
-from rolelens.scoring import Method, evaluate
+from rolelens.scoring import Method
+from rolelens.sweep import score_cells
 from rolelens.vectors import RoleVectors, concat, geometry
 from rolelens.vectors.nulls import imitated
 
@@ -106,7 +107,7 @@ class Study(Shown):
 def study(
     lens: Lens,
     vectors: RoleVectors,
-    benchmark: Benchmark,
+    benchmark: str | Path | Benchmark | Sequence[Question],
     domains: Mapping[str, str],
     *,
     nulls: RoleVectors | None = None,
@@ -135,7 +136,7 @@ def study(
     Args:
         lens: the model.
         vectors: the role vectors.
-        benchmark: the questions.
+        benchmark: the questions, or what :func:`rolelens.load_benchmark` takes.
         domains: the domain of each role.
         nulls: from :func:`rolelens.null_vectors`; a null is searched in the domain of the role it
             imitates.
@@ -153,17 +154,21 @@ def study(
         randoms: random directions that are ablated beside.
         anyway: search where the model is at chance, too.
         seed: of the split, the search and the random directions.
-        folder: keeps every finished piece; the same call goes on there.
+        folder: keeps every finished piece of what is scored in cells; the same call goes on there.
         say: takes what is told on the way.
 
     Raises:
-        InputError: a role without a domain, a domain without questions, or a null that imitates
-            no role.
+        InputError: a role without a domain, a domain without questions, a null that imitates no
+            role, halves of other vectors, or an empty text.
     """
+    if not isinstance(benchmark, Benchmark):
+        benchmark = load_benchmark(benchmark)
     places = _places(vectors, nulls, domains, benchmark)
+    _check(vectors, halves, text, ablated, randoms)
+    lettered = method == "letter" and _permutable(benchmark, seed, say)
     store = _stores(folder)
     say(f"Unsteered model on {len(benchmark)} questions")
-    plain = evaluate(lens, benchmark, method=method)
+    plain, _ = score_cells(lens, vectors, benchmark, [], method=method, store=store("unsteered"))
     room = {domain: headroom(plain.domain(domain)) for domain in benchmark.domains}
     for domain, found_room in room.items():
         say(f"    {domain}: {found_room}")
@@ -178,28 +183,29 @@ def study(
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
     pairs = [benchmark.split(share, seed)] if folds is None else benchmark.folds(folds, seed)
     for number, (selection, test) in enumerate(pairs):
-        fold = Fold(lens, every, roles, places, selection, test, tokens, method, seed, number)
+        fold = Fold(
+            lens, every, roles, places, selection, test, tokens, method, seed, number, store
+        )
         say(f"Search of {len(live)} roles and nulls on {len(selection)} questions")
-        chosen, keys = fold.searched(grid, store)
+        chosen, keys = fold.searched(grid)
         say(f"The chosen cells on {len(test)} other questions")
-        before, answers = fold.tried(keys, store)
+        before, answers = fold.tried(keys)
         parts["chosen"].append(chosen)
         parts["answers"] += answers
-        if method == "letter":
+        if lettered:
             say("The same with the options in another order")
-            parts["permuted"] += fold.permuted(keys, store)
+            parts["permuted"] += fold.permuted(keys)
         if text is not None:
             say("Perplexity of the text, steered")
             parts["read"].append(fold.read(keys, text))
         if ablated:
             say("The same directions ablated")
-            parts["removed"] += fold.ablated(keys, ablated, randoms, store)
+            parts["removed"] += fold.ablated(keys, ablated, randoms)
         say("Roles as prompts, without steering")
         parts["prompted"] += fold.prompted(before)
     frames = {name: pd.concat(own, ignore_index=True) for name, own in parts.items() if own}
     where = {role: domains[role] for role in roles}
-    cells = _ranked(frames["chosen"], every, roles, places)
-    cells = _alike(cells, vectors, halves)
+    cells = _described(frames["chosen"], every, vectors, halves, places)
     table = effects(frames["answers"], where)
     gained = cells[cells["role"].isin(roles)].groupby("role")["accuracy_gain"].mean()
     table["optimism"] = table["role"].map(gained) - table["gain"]
@@ -222,6 +228,38 @@ def study(
         given=given(frames["answers"], where),
         answers=frames["answers"],
     )
+
+
+def _check(
+    vectors: RoleVectors,
+    halves: tuple[RoleVectors, RoleVectors] | None,
+    text: str | None,
+    ablated: int,
+    randoms: int,
+) -> None:
+    """Refuse, before hours of work, what would fail after them."""
+    for half in halves or ():
+        missing = [role for role in vectors.roles if role not in half.roles]
+        if missing or (half.layers, half.positions) != (vectors.layers, vectors.positions):
+            raise InputError(
+                "the halves are not of these vectors: they have other roles, layers or positions; "
+                "take both from rl.half_vectors with the same prompts."
+            )
+    if text is not None and len(text.split()) < 2:
+        raise InputError(f"text is {text!r}; perplexity needs a longer text, or pass None.")
+    for name, value in (("ablated", ablated), ("randoms", randoms)):
+        if value < 0:
+            raise InputError(f"{name} is {value}; it has to be 0 or more.")
+
+
+def _permutable(benchmark: Benchmark, seed: int, say: Say) -> bool:
+    """Whether the options can stand in another order."""
+    try:
+        benchmark.permuted(seed)
+    except InputError as error:
+        say(f"The options are not permuted: {error}")
+        return False
+    return True
 
 
 def _removed(answers: pd.DataFrame, domains: Mapping[str, str]) -> pd.DataFrame:
@@ -273,45 +311,34 @@ def _stores(folder: str | Path | None) -> Stores:
     return lambda name: Path(folder) / f"{name}.db"
 
 
-def _ranked(
-    chosen: pd.DataFrame, vectors: RoleVectors, roles: Sequence[str], places: Mapping[str, str]
+def _described(
+    chosen: pd.DataFrame,
+    every: RoleVectors,
+    vectors: RoleVectors,
+    halves: tuple[RoleVectors, RoleVectors] | None,
+    places: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Chosen cells with their strength and their rank among the nulls of the domain."""
-    rows: list[dict[str, Any]] = []
-    for row in _records(chosen):
-        name = str(row["role"])
-        d = vectors.direction(name, int(row["layer"]), int(row["position"]))
-        row["domain"] = places[name]
-        row["strength"] = float(row["alpha"]) * d.norm / (d.resid_norm or float("nan"))
-        rows.append(row)
-    for row in rows:
-        if row["role"] in roles:
-            same = [
-                other["margin_gain"]
-                for other in rows
-                if other["role"] not in roles
-                and (other["domain"], other["fold"]) == (row["domain"], row["fold"])
-            ]
-            row["rank"] = stats.null_rank(row["margin_gain"], same)
-            row["floor"] = 1 / (1 + len(same))
-    return pd.DataFrame(rows)
-
-
-def _alike(
-    chosen: pd.DataFrame, vectors: RoleVectors, halves: tuple[RoleVectors, RoleVectors] | None
-) -> pd.DataFrame:
-    """Chosen cells with how much of a role's direction all roles share, and how reliable it is."""
+    """Chosen cells with their strength; those of roles with their rank and how alike they are."""
     several = len(vectors.roles) > 2
+    alike: dict[str, tuple[RoleVectors, RoleVectors] | None] = {"split_half": halves}
+    if halves and several:
+        alike["split_half_own"] = geometry.own(halves[0]), geometry.own(halves[1])
     shared = vectors.mean() if several else None
-    own = (geometry.own(halves[0]), geometry.own(halves[1])) if halves and several else None
-    rows = []
-    for row in _records(chosen):
-        if row["role"] in vectors.roles:
-            cell = str(row["role"]), int(row["layer"]), int(row["position"])
-            if shared is not None:
-                row["shared"] = vectors.direction(*cell).cosine(shared.direction("mean", *cell[1:]))
-            for name, pair in (("split_half", halves), ("split_half_own", own)):
-                if pair is not None:
-                    row[name] = pair[0].direction(*cell).cosine(pair[1].direction(*cell))
-        rows.append(row)
+    chosen = chosen.assign(domain=chosen["role"].map(dict(places)))
+    nulls = chosen[~chosen["role"].isin(vectors.roles)]
+    rows = _records(chosen)
+    for row in rows:
+        cell = str(row["role"]), int(row["layer"]), int(row["position"])
+        d = every.direction(*cell)
+        row["strength"] = float(row["alpha"]) * d.norm / (d.resid_norm or float("nan"))
+        if row["role"] not in vectors.roles:
+            continue
+        same = nulls[(nulls["domain"] == row["domain"]) & (nulls["fold"] == row["fold"])]
+        row["rank"] = stats.null_rank(row["margin_gain"], same["margin_gain"].tolist())
+        row["floor"] = 1 / (1 + len(same))
+        if shared is not None:
+            row["shared"] = d.cosine(shared.direction("mean", *cell[1:]))
+        for name, pair in alike.items():
+            if pair is not None:
+                row[name] = pair[0].direction(*cell).cosine(pair[1].direction(*cell))
     return pd.DataFrame(rows)

@@ -6,12 +6,13 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 """
 
 from rolelens.forward.decoding import Pick, decode
-from rolelens.forward.edits import ABLATED, SITES, Ablation, Addition, Edit
+from rolelens.forward.edits import ABLATED, SITES, Ablation, Addition, Edit, ablated, added
 from rolelens.forward.gradients import gradients
 from rolelens.forward.models import (
     Hook,
     HookedModel,
     HookFn,
+    content,
     end_ids,
     fingerprint,
     is_centred,
@@ -26,7 +27,7 @@ from rolelens.forward.passes import (
     unembed,
 )
 from rolelens.forward.plain import Plain, cells, mixes
-from rolelens.forward.selection import Running, Selection, running, selected
+from rolelens.forward.selection import Running, Selection, running, selected, selects
 from rolelens.forward.shared import Shared
 from rolelens.forward.streams import Pooled, answer_states, check_positions, residual_stream
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix, groups
@@ -51,12 +52,15 @@ __all__ = [
     "Selection",
     "Shared",
     "Tokens",
+    "ablated",
+    "added",
     "answer_logprobs",
     "answer_states",
     "batches",
     "cells",
     "check_positions",
     "common_prefix",
+    "content",
     "decode",
     "end_ids",
     "fingerprint",
@@ -70,5 +74,6 @@ __all__ = [
     "residual_stream",
     "running",
     "selected",
+    "selects",
     "unembed",
 ]

@@ -1,7 +1,7 @@
 """Generation: one token a row and step, of all rows that have not ended."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ def decode(
         The token of each row, on the CPU; of rows that have ended, any.
     """
     several = len(set(batch.lengths.tolist())) > 1
-    state: _State = _Ragged(model, batch, hooks) if several else _Even(model, batch, hooks, cache)
+    state = _Ragged(model, batch, hooks) if several else _Even(model, batch, hooks, cache)
     rows = torch.arange(len(batch.rows))
     last = torch.zeros_like(rows)
     ended = torch.zeros(len(rows), dtype=torch.bool)
@@ -60,19 +60,6 @@ def decode(
             state.keep(going.nonzero()[:, 0])
             rows = rows[going]
         state.append(last[rows])
-
-
-class _State(Protocol):
-    """Rows and what is known of them so far."""
-
-    def logits(self) -> Float[Tensor, "row vocab"]:
-        """What follows each row."""
-
-    def append(self, chosen: Int[Tensor, " row"]) -> None:
-        """Let a token follow each row."""
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with some of the rows."""
 
 
 class _Even:

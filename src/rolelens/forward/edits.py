@@ -18,6 +18,27 @@ the gate)."""
 ABLATED = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
 """Where a direction is ablated: what enters a block, and what its two branches add."""
 
+
+def added(
+    x: Float[Tensor, "row position d_model"], deltas: Float[Tensor, "#row d_model"]
+) -> Float[Tensor, "row position d_model"]:
+    """Give x + delta, with another delta for every row."""
+    return x + deltas.to(x)[:, None]
+
+
+def ablated(
+    x: Float[Tensor, "row position d_model"],
+    units: Float[Tensor, "row d_model"],
+    shares: Float[Tensor, " row"] | None = None,
+) -> Float[Tensor, "row position d_model"]:
+    """Give x - share d̂ (d̂ᵀ x), with another d̂ for every row; a share of 1 by default."""
+    units = units.to(x)
+    along = einsum(x, units, "row position d_model, row d_model -> row position")
+    if shares is not None:
+        along = shares.to(x)[:, None] * along
+    return x - einsum(along, units, "row position, row d_model -> row position d_model")
+
+
 Mask: TypeAlias = Callable[[], Tensor]
 """Which tokens of the running forward pass are edited, as booleans ``[row, position]``."""
 
@@ -41,8 +62,8 @@ class Addition:
         """The cell of every row, as hooks."""
 
         def add(x: Tensor, hook: Any) -> Tensor:
-            deltas = self.deltas.to(x)[cells.to(x.device), None]
-            return torch.where(mask()[..., None].to(x.device), x + deltas, x)
+            deltas = self.deltas[cells.to(self.deltas.device)]
+            return torch.where(mask()[..., None].to(x.device), added(x, deltas), x)
 
         return [(f"blocks.{self.layer}.hook_resid_pre", add)]
 
@@ -68,11 +89,9 @@ class Ablation:
         """The cell of every row, as hooks."""
 
         def remove(x: Tensor, hook: Any) -> Tensor:
-            units = self.units.to(x)[cells.to(x.device)]
-            shares = self.shares.to(x)[cells.to(x.device), None]
-            along = shares * einsum(x, units, "row pos d_model, row d_model -> row pos")
-            gone = einsum(along, units, "row pos, row d_model -> row pos d_model")
-            return torch.where(mask()[..., None].to(x.device), x - gone, x)
+            own = cells.to(self.units.device)
+            gone = ablated(x, self.units[own], self.shares[own])
+            return torch.where(mask()[..., None].to(x.device), gone, x)
 
         return [(f"blocks.{layer}.{site}", remove) for layer in range(n_layers) for site in ABLATED]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rolelens.forward import models
 from rolelens.forward.models import HookedModel
-from rolelens.forward.passes import Stop, bind, probe, until_stop
-from rolelens.forward.selection import Running, Selection, running, selected
+from rolelens.forward.passes import Stop, bind, probe, steered, until_stop
+from rolelens.forward.selection import Running, Selection, selected
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
 
@@ -75,13 +75,8 @@ def _forward(
 
     readers = [(f"blocks.{layer}.hook_resid_pre", bind(keep, layer=layer)) for layer in layers]
     readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", finish))
-    positions = torch.arange(batch.ids.shape[1])
-    token = running.set(Running(positions, batch.prompt_lengths, batch.n_post, batch.source))
-    try:
-        with torch.enable_grad(), model.hooks(fwd_hooks=readers), until_stop():
-            models.run(model, batch.ids)
-    finally:
-        running.reset(token)
+    with steered(model, batch, (), readers), torch.enable_grad(), until_stop():
+        models.run(model, batch.ids)
     return entries, final[0]
 
 

@@ -164,6 +164,16 @@ def fingerprint(model: HookedModel) -> str:
     return hashlib.sha256(signs.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
+def content(model: Any) -> str:
+    """Hash of a sample of every weight, as it is: any training, merging or rounding changes it."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, len(flat) // 256)].cpu().contiguous()
+        digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def is_bridge(model: HookedModel) -> bool:
     """Whether it wraps a Hugging Face model."""
     return hasattr(model, "original_model")

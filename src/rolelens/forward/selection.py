@@ -40,6 +40,20 @@ class Running:
 running: ContextVar[Running | None] = ContextVar("running", default=None)
 
 
+def selects(tokens: Selection, lengths: Sequence[int], prompts: Sequence[int], n_post: int) -> bool:
+    """Whether a selection names any token of some rows.
+
+    Args:
+        tokens: the selection.
+        lengths: tokens of each row.
+        prompts: of which so many are its prompt.
+        n_post: how many of a prompt's last tokens are post-instruction tokens.
+    """
+    positions, ends = torch.arange(max(lengths)), torch.tensor(list(lengths))[:, None]
+    now = Running(positions, torch.tensor(list(prompts)), n_post)
+    return bool((selected(now, tokens) & (positions < ends)).any())
+
+
 def selected(now: Running, tokens: Selection) -> Bool[Tensor, "row position"]:
     """Which tokens of a forward pass a selection names."""
     lengths = now.prompt_lengths[:, None]

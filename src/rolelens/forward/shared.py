@@ -36,6 +36,7 @@ class _Part:
         last: column of each prompt's last token.
         before: keys and values of the tokens before ``start``; None where they are edited too.
         final: what leaves the last block at the prompts' last tokens.
+        answer_width: tokens of its longest answer.
         answer_x, answer_mask, answer_final: the same for all tokens of the answers but the last.
     """
 
@@ -43,6 +44,7 @@ class _Part:
     rows: list[int]
     owner: Int[Tensor, " row"]
     start: Int[Tensor, " prompt"]
+    answer_width: int
     x: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor = field(default_factory=lambda: torch.empty(0))
     last: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -90,9 +92,8 @@ class Shared:
         self.prompts = list(index)
         self.owner = [index[prompt] for prompt in starts]
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
-        self.answer_width = max(
-            len(i) - n for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)
-        )
+        self.answers = [i[n:] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+        self.answer_width = max(map(len, self.answers))
         self.mask = self._edited(self.lengths, int(self.lengths.max()) + self.answer_width)
         first = torch.where(
             self.mask.any(dim=1), self.mask.int().argmax(dim=1), self.mask.shape[1]
@@ -141,14 +142,18 @@ class Shared:
         """Prompts that run together: of one length where answers follow, else of similar ones."""
         starts = self.start.tolist()
         keys = [(n - s, n) for n, s in zip(self.lengths.tolist(), starts, strict=True)]
+        longest, rows = [0] * len(keys), [0] * len(keys)
+        for prompt, answer in zip(self.owner, self.answers, strict=True):
+            longest[prompt], rows[prompt] = max(longest[prompt], len(answer)), rows[prompt] + 1
         group: list[int] = []
-        for prompt in sorted(range(len(keys)), key=lambda i: keys[i]):
+        for prompt in sorted(range(len(keys)), key=lambda i: (*keys[i], longest[i])):
             width, length = keys[prompt]
             if group:
-                fits = (len(group) + 1) * max(width, 1) <= self.budget
-                fits = fits and (len(group) + 1) * length <= 4 * self.budget
+                n = len(group) + 1
+                fits = n * max(width, 1) <= self.budget and n * length <= 4 * self.budget
                 if self.answer_width:
-                    fits = fits and keys[group[0]] == keys[prompt]
+                    answering = sum(rows[own] for own in [*group, prompt]) * longest[prompt]
+                    fits = fits and keys[group[0]] == keys[prompt] and answering <= self.budget
                 else:
                     fits = fits and keys[group[0]][0] >= 0.9 * width
                 if not fits:
@@ -166,7 +171,7 @@ class Shared:
         rows = [row for prompt in prompts for row, own in enumerate(self.owner) if own == prompt]
         owner = torch.tensor([prompts.index(self.owner[row]) for row in rows])
         lengths, start = self.lengths[prompts], self.start[prompts]
-        part = _Part(prompts, rows, owner, start)
+        part = _Part(prompts, rows, owner, start, max(len(self.answers[row]) for row in rows))
         width = int((lengths - start).max())
         ids = torch.zeros(len(prompts), int(lengths.max()) - self.prefix, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -191,31 +196,29 @@ class Shared:
         part.final = clean.final[:, 0]
         if not self.edits_prefix:
             part.before = clean.past.ends(start) if clean.past and int(start.max()) else None
-        if self.answer_width > 1:
-            length = int(lengths[0])
-            ids = torch.zeros(len(rows), self.answer_width - 1, dtype=torch.long)
+        if part.answer_width > 1:
+            length, width = int(lengths[0]), part.answer_width - 1
+            ids = torch.zeros(len(rows), width, dtype=torch.long)
             for n, row in enumerate(rows):
-                own = self.tokens.ids[row][length:-1]
+                own = self.answers[row][:-1]
                 ids[n, : len(own)] = torch.tensor(own, dtype=torch.long)
             after = resume(
                 self.model,
                 ids,
                 past=clean.past,
                 past_rows=owner,
-                read=torch.arange(self.answer_width - 1).expand(len(rows), -1),
+                read=torch.arange(width).expand(len(rows), -1),
                 entries=self.layers,
             )
             part.answer_x, part.answer_final = after.entries, after.final
-            part.answer_mask = self.mask[[self.owner[row] for row in rows], length:][
-                :, : self.answer_width - 1
-            ]
+            part.answer_mask = self.mask[[self.owner[row] for row in rows], length:][:, :width]
         return part
 
     def _chunks(self, part: _Part, n: int) -> list[Int[Tensor, " cell"]]:
         """Cells that run together."""
         heaviest = max(
             len(part.prompts) * max(part.width, 1),
-            len(part.rows) * (self.answer_width - 1),
+            len(part.rows) * (part.answer_width - 1),
             len(part.prompts) * int(self.lengths[part.prompts].max()) // 8,
         )
         return list(torch.split(torch.arange(n), max(1, self.budget // heaviest)))
@@ -261,7 +264,7 @@ class Shared:
                 past_rows=rows if self.edits_prefix else own.repeat(n),
                 first=part.start.repeat(n),
                 read=part.last.repeat(n)[:, None],
-                keep=self.answer_width > 1,
+                keep=part.answer_width > 1,
             )
             final, past = done.final[:, 0], done.past
             past_rows = torch.arange(n)[:, None] * prompts + part.owner
@@ -269,7 +272,7 @@ class Shared:
             final, past = part.final.repeat(n, 1), part.before
             past_rows = part.owner.repeat(n, 1)
         answered = None
-        if self.answer_width > 1:
+        if part.answer_width > 1:
             rows = cells.repeat_interleave(len(part.rows))
             answered = self._resume(
                 edit,
@@ -278,7 +281,7 @@ class Shared:
                 part.answer_mask.repeat(n, 1),
                 past=past,
                 past_rows=past_rows.flatten(),
-                read=torch.arange(self.answer_width - 1).expand(len(rows), -1),
+                read=torch.arange(part.answer_width - 1).expand(len(rows), -1),
             ).final
         return self._read(part, final, answered)
 
@@ -293,19 +296,20 @@ class Shared:
         if self.vocab is not None:
             logits = unembed(self.model, final, list(self.vocab)).float().cpu()
             return rearrange(logits, "(cell row) token -> cell row token", cell=n)[:, part.owner]
-        answers = [self.tokens.ids[row][self.tokens.prompt_lengths[row] :] for row in part.rows]
+        answers = [self.answers[row] for row in part.rows]
         out = torch.zeros(n, len(part.rows), self.answer_width)
         firsts = torch.tensor([ids[0] for ids in answers])
         shares = token_logprobs(self.model, final, firsts.expand(len(final), -1))
         shares = rearrange(shares, "(cell prompt) row -> cell prompt row", cell=n)
         out[:, :, 0] = shares[:, part.owner, torch.arange(len(part.rows))]
         if after is not None:
-            width = self.answer_width - 1
+            width = part.answer_width - 1
             follows = torch.tensor([[k < len(ids) - 1 for k in range(width)] for ids in answers])
             follows = follows.repeat(n, 1)
             after_first = [i for ids in answers for i in ids[1:]]
             targets = torch.tensor(after_first, dtype=torch.long).repeat(n)[:, None]
             found = torch.zeros(follows.shape)
             found[follows] = token_logprobs(self.model, after[follows], targets)[:, 0]
-            out[:, :, 1:] = rearrange(found, "(cell row) token -> cell row token", cell=n)
+            found = rearrange(found, "(cell row) token -> cell row token", cell=n)
+            out[:, :, 1 : part.answer_width] = found
         return out

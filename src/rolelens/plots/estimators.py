@@ -25,11 +25,9 @@ def recovery(table: pd.DataFrame) -> go.Figure:
     for column, name in enumerate(varied, 1):
         own = table[table["varied"] == name]
         for n, (estimator, rows) in enumerate(own.groupby("estimator", sort=False)):
-            drawn = line(
-                str(estimator), rows["value"].tolist(), rows["cosine"].tolist(), n, "cosine"
-            )
+            x, y = rows["value"].tolist(), rows["cosine"].tolist()
+            drawn = line(str(estimator), x, y, n, "cosine", along=TITLES.get(name, name))
             drawn.showlegend = column == 1
-            drawn.hovertemplate = f"%{{x}}: cosine %{{y:.3f}}<extra>{estimator}</extra>"
             figure.add_trace(drawn, row=1, col=column)
         figure.update_xaxes(title=TITLES.get(name, name), row=1, col=column)
         if name == "questions":
@@ -40,12 +38,11 @@ def recovery(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def magnitudes(table: pd.DataFrame, label: str = "question") -> go.Figure:
+def magnitudes(table: pd.DataFrame) -> go.Figure:
     """How large each question's difference is beside how far it points where the others do.
 
     Args:
         table: from :func:`rolelens.vectors.geometry.magnitudes`.
-        label: what a point is.
     """
     rho = float(spearmanr(table["magnitude"], table["consistency"]).statistic)
     figure = go.Figure(
@@ -55,9 +52,9 @@ def magnitudes(table: pd.DataFrame, label: str = "question") -> go.Figure:
             mode="markers",
             marker={"size": 8, "color": COLOURS[0], "opacity": 0.7},
             text=[str(group) for group in table["group"]],
-            hovertemplate=f"{label} %{{text}}: norm %{{x:.3g}}, cosine %{{y:.2f}}<extra></extra>",
+            hovertemplate="question %{text}: norm %{x:.3g}, cosine %{y:.2f}<extra></extra>",
         )
     )
-    figure.update_xaxes(title=f"norm of a {label}'s difference", rangemode="tozero")
-    figure.update_yaxes(title=f"cosine with the other {label}s'")
+    figure.update_xaxes(title="norm of a question's difference", rangemode="tozero")
+    figure.update_yaxes(title="cosine with the other questions'")
     return styled(figure, f"Magnitude and consistency (rank correlation {rho:.2f})")

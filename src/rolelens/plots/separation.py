@@ -8,7 +8,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from rolelens.errors import unknown
-from rolelens.plots.style import COLOURS, SEQUENTIAL, line, panel, styled
+from rolelens.plots.style import COLOURS, SEQUENTIAL, band, line, panel, styled
 from rolelens.stats import Projections, Separation
 
 
@@ -68,19 +68,7 @@ def separation(results: Separation | Sequence[Separation]) -> go.Figure:
     for n, result in enumerate(several):
         colour = COLOURS[n % len(COLOURS)]
         layers = list(result.layers)
-        figure.add_trace(
-            go.Scatter(
-                x=layers + layers[::-1],
-                y=list(result.high) + list(result.low)[::-1],
-                fill="toself",
-                fillcolor=colour,
-                opacity=0.2,
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=result.role,
-            )
-        )
+        figure.add_trace(band(layers, result.low, result.high, colour, result.role))
         figure.add_trace(line(result.role, layers, list(result.auroc), n, "AUROC"))
     figure.add_hline(y=0.5, line_dash="dot", line_color="#666666", annotation_text="chance")
     figure.update_xaxes(title="layer")

@@ -26,11 +26,17 @@ def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
 
 
 def line(
-    name: str, layers: Sequence[int | float], values: list[float], n: int, label: str
+    name: str,
+    x: Sequence[int | float],
+    values: list[float],
+    n: int,
+    label: str,
+    *,
+    along: str = "layer",
 ) -> go.Scatter:
     """A line of one role; beyond eight, colours come back with another dash."""
     return go.Scatter(
-        x=layers,
+        x=x,
         y=values,
         name=name,
         legendgroup=name,
@@ -40,7 +46,24 @@ def line(
             "dash": DASHES[n // len(COLOURS) % len(DASHES)],
         },
         marker={"size": 5},
-        hovertemplate=f"layer %{{x}}: {label} %{{y:.3f}}<extra>{name}</extra>",
+        hovertemplate=f"{along} %{{x}}: {label} %{{y:.3f}}<extra>{name}</extra>",
+    )
+
+
+def band(
+    x: Sequence[int | float], low: Sequence[float], high: Sequence[float], colour: str, name: str
+) -> go.Scatter:
+    """What lies between two lines, shown and hidden with the line of that name."""
+    return go.Scatter(
+        x=[*x, *x[::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.2,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.errors import unknown
-from rolelens.plots.style import COLOURS, DIVERGING, line, panel, styled
+from rolelens.plots.style import COLOURS, DIVERGING, band, line, panel, styled
 from rolelens.vectors import RoleVectors
 from rolelens.vectors.geometry import PCA
 
@@ -149,20 +149,11 @@ def agreement(
 
 def learning_curve(table: pd.DataFrame) -> go.Figure:
     """Cosine by the number of prompts, from :func:`rolelens.vectors.geometry.learning_curve`."""
-    sizes = table["prompts"].tolist()
-    figure = go.Figure(
-        go.Scatter(
-            x=sizes + sizes[::-1],
-            y=table["high"].tolist() + table["low"].tolist()[::-1],
-            fill="toself",
-            fillcolor=COLOURS[0],
-            opacity=0.2,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
+    sizes, low, high, cosine = (
+        table[name].tolist() for name in ("prompts", "low", "high", "cosine")
     )
-    figure.add_trace(line("cosine", sizes, table["cosine"].tolist(), 0, "cosine"))
+    figure = go.Figure(band(sizes, low, high, COLOURS[0], "cosine"))
+    figure.add_trace(line("cosine", sizes, cosine, 0, "cosine", along="prompts"))
     figure.update_xaxes(title="prompts of each set", type="log", tickvals=sizes)
     figure.update_yaxes(title="cosine of two directions")
     title = "How alike directions from other prompts are (band: 5 % to 95 % of draws)"

@@ -3,10 +3,9 @@
 from rolelens.prompts.generate import Generated, generate
 from rolelens.prompts.personas import load_personas, matching
 from rolelens.prompts.rules import TASKS, check, clean
-from rolelens.prompts.sets import DEMO_ROLES, RolePrompts, digest, load_base, load_roles
+from rolelens.prompts.sets import RolePrompts, digest, load_base, load_roles
 
 __all__ = [
-    "DEMO_ROLES",
     "TASKS",
     "Generated",
     "RolePrompts",

@@ -6,7 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from rolelens.errors import InputError
-from rolelens.prompts.sets import hub, readable, rows
+from rolelens.prompts.sets import rows
+from rolelens.rows import from_hub, text
 
 HUB = "proj-persona/PersonaHub"
 
@@ -27,9 +28,15 @@ def load_personas(source: str | Path | None = None, *, limit: int | None = None)
         raise InputError(f"limit is {limit}; it has to be 1 or more.")
     found: Iterator[str]
     if source is None:
-        found = (str(row["persona"]) for _, row in hub(HUB, "persona", streaming=True))
+        otherwise = "check the network, or pass a file"
+        found = (
+            str(row["persona"])
+            for row in from_hub(
+                f"PersonaHub ({HUB})", HUB, "persona", "train", otherwise, streaming=True
+            )
+        )
     elif Path(source).suffix == ".txt" and Path(source).is_file():
-        found = readable(_lines(Path(source)), source)
+        found = (line.strip() for line in text(Path(source)).split("\n") if line.strip())
     else:
         found = (row["persona"] for row in rows(source, "persona"))
     personas = list(islice(found, limit))
@@ -66,9 +73,3 @@ def naming(role: str, *, plural: bool = False) -> re.Pattern[str]:
         last = rf"(?:{last}(?:e?s)?|{last[:-1]}ies)" if last.endswith("y") else rf"{last}(?:e?s)?"
     name = r"[\s-]+".join([*before, last])
     return re.compile(rf"(?<!\w){name}(?!\w)", re.IGNORECASE)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if line.strip():
-            yield line.strip()

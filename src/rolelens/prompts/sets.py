@@ -1,29 +1,15 @@
 """Role prompts and base prompts: the shipped sets, and loaders for the user's own."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rolelens.errors import InputError
-
-T = TypeVar("T")
-
-DEMO_ROLES = (
-    "economist",
-    "software engineer",
-    "lawyer",
-    "mathematician",
-    "doctor",
-    "biologist",
-    "politician",
-    "psychologist",
-)
-"""The roles with 64 prompts each, one a domain."""
+from rolelens.rows import csv_rows, from_hub, jsonl, parsed
 
 
 @dataclass(frozen=True)
@@ -129,8 +115,14 @@ def rows(source: str | Path, column: str = "prompt") -> Iterator[dict[str, Any]]
     elif path.suffix in (".json", ".jsonl", ".csv", ".txt") or str(source).count("/") != 1:
         raise InputError(f"no file {str(source)!r}; check the path, or name a hub id 'owner/set'.")
     else:
-        found = hub(str(source))
-    for where, row in readable(found, source):
+        otherwise = "check its name and the network, or pass a file"
+        found = (
+            (f"{source}, row {n + 1}", row)
+            for n, row in enumerate(
+                from_hub(f"the data set {source!r}", str(source), None, "train", otherwise)
+            )
+        )
+    for where, row in found:
         row = {column: row} if isinstance(row, str) else row
         text = row.get(column) if isinstance(row, Mapping) else None
         if isinstance(row, Mapping) and text is None and row.get("refused"):
@@ -140,36 +132,8 @@ def rows(source: str | Path, column: str = "prompt") -> Iterator[dict[str, Any]]
         yield {**row, "where": where}
 
 
-def readable(found: Iterator[T], source: str | Path) -> Iterator[T]:
-    """What is found in a text file, if it is one."""
-    try:
-        yield from found
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not UTF-8 ({error.reason}); convert the file.") from error
-
-
-def hub(
-    name: str, config: str | None = None, *, streaming: bool = False
-) -> Iterator[tuple[str, Any]]:
-    """Rows of a hub set, and where each stands."""
-    from datasets import load_dataset
-
-    try:
-        for n, row in enumerate(load_dataset(name, config, split="train", streaming=streaming)):
-            yield f"{name}, row {n + 1}", row
-    except Exception as error:  # the hub client raises dozens of classes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"the data set {name!r} could not be loaded from the hub ({reason}); check its name "
-            "and the network, or pass a file."
-        ) from error
-
-
 def _json(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}).") from error
+    content = parsed(path)
     shared = {}
     if isinstance(content, Mapping):
         shared = {key: value for key, value in content.items() if key in ("role", "domain")}
@@ -181,22 +145,8 @@ def _json(path: Path, column: str) -> Iterator[tuple[str, Any]]:
 
 
 def _jsonl(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    # Not splitlines: JSON may hold the other separators of lines.
-    for n, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
-        if line.strip():
-            try:
-                yield f"{path}, line {n + 1}", json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {n + 1} is not JSON ({error}).") from error
+    return jsonl(path)
 
 
 def _csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if column not in (reader.fieldnames or ()):
-            raise InputError(f"{path} has no column {column!r}; found {reader.fieldnames}.")
-        try:
-            for row in reader:
-                yield f"{path}, line {reader.line_num}", row
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}).") from error
+    return csv_rows(path, [column])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens import forward
+from rolelens.activations import known_layers
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Pooled
 from rolelens.lens import Lens
@@ -240,12 +241,7 @@ def _read(
         raise unknown("way of pooling", pooled, get_args(Pooled))
     if site not in forward.SITES:
         raise unknown("site", site, forward.SITES)
-    chosen = list(range(lens.n_layers)) if layers is None else list(layers)
-    if not chosen:
-        raise InputError("layers is empty; name at least one, or pass None for all.")
-    for layer in chosen:
-        if layer not in range(lens.n_layers):
-            raise unknown("layer", layer, range(lens.n_layers))
+    chosen = known_layers(lens, layers)
     tokens = lens.tokenize(prompts, answers, system=system)
     parts: dict[int, Tensor] = {}
     for rows, x in forward.answer_states(lens.model, tokens, chosen, site, pooled):

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rolelens.errors import InputError
+from rolelens.errors import InputError, checked_seed
+from rolelens.rows import from_hub, jsonl
 
 STEPWISE = "{question}\n\nThink step by step, and end with 'The answer is' and the number."
 """How a problem is put to the model."""
+HUB = "openai/gsm8k"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Problems(Sequence[Problem]):
         """
         if not 0 < round(share * len(self)) < len(self):
             raise InputError(f"share is {share}; of {len(self)} problems both parts need some.")
-        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        order = np.random.default_rng(checked_seed(seed)).permutation(len(self)).tolist()
         cut = round(share * len(self))
         return self.take(sorted(order[:cut])), self.take(sorted(order[cut:]))
 
@@ -263,34 +265,16 @@ def _file(path: Path) -> tuple[Problem, ...]:
             f"no problems {str(path)!r}; name 'arithmetic', 'gsm8k', a JSONL file or a folder."
         )
     problems = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert the file.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number} is not JSON ({error}).") from error
+    for n, (where, row) in enumerate(jsonl(path), 1):
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number} holds {line[:40]!r}; expected an object.")
-        problems.append(_problem(f"{path}, line {number}", row, f"{path.stem}-{number:05d}"))
+            raise InputError(f"{where} holds {json.dumps(row)[:40]!r}; expected an object.")
+        problems.append(_problem(where, row, f"{path.stem}-{n:05d}"))
     return tuple(problems)
 
 
 def _hub(split: str) -> tuple[Problem, ...]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset("openai/gsm8k", "main", split=split)
-    except Exception as error:  # the hub client raises dozens of classes
-        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise InputError(
-            f"GSM8K (openai/gsm8k, {split}) cannot be reached ({reason}); download it where there "
-            "is a network, or pass a JSONL file."
-        ) from error
+    otherwise = "download it where there is a network, or pass a JSONL file"
+    rows = from_hub(f"GSM8K ({HUB}, {split})", HUB, "main", split, otherwise)
     return tuple(_problem(f"row {n}", row, f"{split}-{n:05d}") for n, row in enumerate(rows))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from rolelens import stats
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError
+from rolelens.errors import listed
 from rolelens.forward import Hook, Selection
 from rolelens.hooks import add
 from rolelens.lens import Lens
@@ -50,7 +50,7 @@ class Trial(Shown):
         said = (
             f"{self.before.problems.name}: pass@1 {self.before.pass_at_1:.3f} ({low:.3f} to "
             f"{high:.3f}) unsteered; if one answer in five changes, {n} problems show "
-            f"{100 * stats.detectable(n, 0.2):.0f} points or more"
+            f"{100 * (stats.detectable(n) or 1):.0f} points or more"
         )
         if low >= FLOOR:
             return said
@@ -115,10 +115,9 @@ def trial(
         InputError: no alphas, vectors of another model, or as for :func:`roll_out`.
     """
     check_sources(vectors.source, lens.source)
-    if not alphas:
-        raise InputError("alphas is empty; pass at least one strength.")
+    alphas = listed("alphas", alphas)
+    chosen = listed("layers", vectors.layers if layers is None else layers)
     chosen_on, others = problems.split(share, seed)
-    chosen = vectors.layers if layers is None else tuple(layers)
     position = vectors.positions[-1]
     options: dict[str, Any] = {
         "temperature": temperature,
@@ -128,9 +127,11 @@ def trial(
         "seed": seed,
     }
 
-    def answered(name: str, asked: Problems, hooks: Sequence[Hook] = ()) -> Rollouts:
+    def answered(
+        name: str, asked: Problems, hooks: Sequence[Hook] = (), steering: str = ""
+    ) -> Rollouts:
         store = None if folder is None else Path(folder) / f"{name.replace('/', '_')}.jsonl"
-        return roll_out(lens, asked, n, hooks=hooks, store=store, **options)
+        return roll_out(lens, asked, n, hooks=hooks, store=store, steering=steering, **options)
 
     hooks = {  # made first: what fails fails before any answer
         (role, layer, alpha): add(vectors.direction(role, layer, position), alpha, tokens=tokens)
@@ -141,12 +142,13 @@ def trial(
 
     def steered(role: str, layer: int, alpha: float, part: str, asked: Problems) -> Rollouts:
         name = f"{role}, layer {layer}, alpha {alpha:g}, {part}"
-        return answered(name, asked, hooks[role, layer, alpha])
+        d = vectors.direction(role, layer, position)
+        how = f"{alpha} x {d.sha} at {d.site} of layer {layer}, tokens {tokens}"
+        return answered(name, asked, hooks[role, layer, alpha], how)
 
     before = answered("unsteered, others", others)
-    empty = Trial(pd.DataFrame(), pd.DataFrame(), before, {})
     if before.interval[0] < FLOOR and not anyway:
-        return empty
+        return Trial(pd.DataFrame(), pd.DataFrame(), before, {})
     base = answered("unsteered, chosen on", chosen_on)
     cells: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []

@@ -63,7 +63,7 @@ def describe(
         role: roles[role]
         for role in vectors.roles
         if same_base
-        and vectors.prompts[role] == (len(roles.get(role, ())), digest(roles.get(role, ())))
+        and vectors.prompts.get(role) == (len(roles.get(role, ())), digest(roles.get(role, ())))
     }
     if known:
         _separations(lens, known, base, report, say)
@@ -201,7 +201,7 @@ def _verdict(
     found = f"Unsteered, the model answers {unsteered.accuracy:.1%} of {effect.questions} "
     found += f"held-out questions (95 % interval {low:.1%} to {high:.1%}; "
     found += f"guessing gives {unsteered.chance:.1%}). "
-    if not evidence.above_chance(unsteered):
+    if not evidence.headroom(unsteered).above_chance:
         return found + "It is not above chance, so there is nothing here for a role to improve."
     chosen = swept.cell(role, layer, cell.direction.position or -1, cell.alpha)
     gain = chosen.accuracy - swept.baseline.accuracy
@@ -209,7 +209,7 @@ def _verdict(
         f"The {role} vector at layer {layer} gained {100 * gain:+.1f} points where it was chosen "
         f"and {100 * effect.difference:+.1f} on the held-out half (p = {effect.p:.2f}); a random "
         f"direction of the same norm, {100 * random.difference:+.1f}. So few questions show only "
-        f"{100 * effect.detectable:.0f} points or more. "
+        f"{100 * (effect.detectable or 1):.0f} points or more. "
     )
     if effect.p < 0.05:
         word = "helps" if effect.difference > 0 else "hurts"

@@ -1,5 +1,6 @@
 """The experiment of 2502.12055 on any model, with what its claims need."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,15 @@ import pandas as pd
 
 from rolelens import evidence, plots, stats
 from rolelens.benchmarks import Benchmark, load_benchmark
+from rolelens.errors import InputError, writing
 from rolelens.evidence import Study
 from rolelens.extraction import controlled_vectors
 from rolelens.lens import Lens
 from rolelens.patchscope import PROMPT, patchscope
 from rolelens.progress import Say
-from rolelens.prompts import RolePrompts, load_base, load_roles
+from rolelens.prompts import RolePrompts, digest, load_base, load_roles
 from rolelens.report import Report
+from rolelens.rows import parsed
 from rolelens.scoring import Method
 from rolelens.vectors import RoleVectors, concat
 from rolelens.vectors.nulls import gaussian, imitated
@@ -95,6 +98,7 @@ def paper(
     vectors: RoleVectors | None = None,
     method: Method = "letter",
     n_nulls: int = 1,
+    seed: int = 0,
     say: Say = print,
     **options: Any,
 ) -> Path:
@@ -103,7 +107,7 @@ def paper(
     Args:
         lens: the model.
         out: folder for the vectors, the stores, the tables and the report. The same call goes on
-            there.
+            there; any other is refused.
         data: a folder with ``role_prompts``, ``base_prompts/train.json`` and
             ``mmlu_paper_split`` as in the authors' repository; the shipped prompts and questions
             by default.
@@ -111,24 +115,41 @@ def paper(
             same shape, such as the instruct version of a base model. Their nulls are Gaussian.
         method: how options are scored.
         n_nulls: nulls of each kind for one role of each domain.
+        seed: of the halves, the nulls, the split and the search.
         say: takes what is told on the way.
         options: for :func:`rolelens.evidence.study`.
 
     Returns:
         Path of the report.
+
+    Raises:
+        InputError: as for :func:`rolelens.evidence.study`, or the folder holds another run.
     """
     start, out = time.monotonic(), Path(out)
     roles, base, bench = _data(data)
     domains = {name: str(own.domain) for name, own in roles.items()}
+    prompts = {name: digest(own) for name, own in {"base": base, **roles}.items()}
+    _claim(
+        out,
+        {
+            "model": [lens.name, lens.content, lens.source.model_class, lens.source.template],
+            "prompts": prompts if vectors is None else vectors.sha,
+            "questions": bench.sha,
+            "method": method,
+            "nulls": n_nulls,
+            "seed": seed,
+            "options": repr(sorted(options.items())),
+        },
+    )
     if vectors is not None:
         vectors = lens.adopt(vectors)
         say(f"{len(vectors.roles)} roles: {vectors.contrast}")
-        halves, nulls = None, gaussian(vectors[_one_each(vectors.roles, domains)], n=n_nulls)
+        some = _one_each(vectors.roles, domains)
+        halves, nulls = None, gaussian(vectors[some], n=n_nulls, seed=seed)
+        vectors.save(out / "vectors.safetensors")
     else:
         say(f"Vectors of {len(roles)} roles and their nulls")
-        some = _one_each(list(roles), domains)
-        vectors, halves, nulls = controlled_vectors(lens, roles, base, null_roles=some, n=n_nulls)
-    vectors.save(out / "vectors.safetensors")
+        vectors, halves, nulls = _measured(lens, roles, base, out, n_nulls, seed)
     study = evidence.study(
         lens,
         vectors,
@@ -137,6 +158,7 @@ def paper(
         nulls=nulls,
         halves=halves,
         method=method,
+        seed=seed,
         folder=out / "stores",
         say=say,
         **options,
@@ -151,6 +173,38 @@ def paper(
     path = report.save(out / "report.html").resolve()
     say(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. The report: {path}")
     return path
+
+
+def _claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Note what a folder is for, or refuse one that is for something else."""
+    path = out / "run.json"
+    if not path.exists():
+        with writing(path):
+            path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return
+    known = parsed(path)
+    other = [name for name, value in settings.items() if known.get(name) != value]
+    if other:
+        raise InputError(
+            f"{out} holds another run (of another {', '.join(other)}); name another folder, or "
+            "repeat the original settings."
+        )
+
+
+def _measured(
+    lens: Lens, roles: Mapping[str, RolePrompts], base: list[str], out: Path, n: int, seed: int
+) -> tuple[RoleVectors, tuple[RoleVectors, RoleVectors], RoleVectors]:
+    """Role vectors, their halves and nulls; from the folder, where it has them."""
+    files = [out / f"{name}.safetensors" for name in ("vectors", "half-1", "half-2", "nulls")]
+    if not all(file.exists() for file in files):
+        some = _one_each(list(roles), {name: str(own.domain) for name, own in roles.items()})
+        vectors, halves, nulls = controlled_vectors(
+            lens, roles, base, null_roles=some, n=n, seed=seed
+        )
+        for file, made in zip(files, (vectors, *halves, nulls), strict=True):
+            made.save(file)
+    vectors, first, second, nulls = map(RoleVectors.load, files)
+    return vectors, (first, second), nulls
 
 
 def _one_each(roles: Sequence[str], domains: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Intervals and tests for paired answers, and corrections for many of them."""
 
-import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -12,6 +12,10 @@ from statsmodels.stats.multitest import multipletests
 
 from rolelens.errors import InputError
 
+LEVEL, POWER = 0.05, 0.8
+"""Two-sided level of the tests, and the probability with which an effect is to be shown."""
+DISCORDANT = 0.2
+"""Share of questions that steering is assumed to change from right to wrong or back."""
 RESAMPLES = 10_000
 _BATCH = 1 << 22
 """Numbers that are resampled at a time."""
@@ -37,9 +41,9 @@ class Estimate:
     p: float
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson interval of a share."""
-    interval = scipy_stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share."""
+    interval = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -53,14 +57,10 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
 
 
 def paired_bootstrap(
-    differences: Values,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
+    differences: Values, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a mean difference, resampling questions."""
-    return bootstrap([differences], [1.0], resamples=resamples, seed=seed, level=level)
+    """95 % percentile interval of a mean difference, resampling questions."""
+    return bootstrap([differences], [1.0], resamples=resamples, seed=seed)
 
 
 def bootstrap(
@@ -69,9 +69,8 @@ def bootstrap(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a weighted sum of the groups' means, each resampled by itself."""
+    """95 % percentile interval of a weighted sum of the groups' means, each resampled by itself."""
     samples = [_values(group) for group in groups]
     if all(np.ptp(sample) == 0 for sample in samples):
         only = sum(w * sample[0] for w, sample in zip(weights, samples, strict=True))
@@ -86,21 +85,14 @@ def bootstrap(
         n_resamples=resamples,
         batch=max(1, _BATCH // max(map(len, samples))),
         vectorized=True,
-        confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
-def sign_flip(
-    differences: Values,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    alternative: Literal["two-sided", "greater", "less"] = "two-sided",
-) -> float:
-    """Paired permutation p-value of a mean difference: every question may swap its two answers.
+def sign_flip(differences: Values, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided paired permutation p-value of a mean: every question may swap its two answers.
 
     Exact where there are few questions. Of right/wrong answers it is the exact McNemar test.
     """
@@ -117,21 +109,15 @@ def sign_flip(
             for n in range(0, resamples, rows)
         ]
         flipped, counted = np.concatenate(parts), 1  # the observed one is one of them
-    observed, close = moved.sum(), 1e-9 * np.abs(moved).sum()
-    tails = {
-        "two-sided": np.abs(flipped) >= abs(observed) - close,
-        "greater": flipped >= observed - close,
-        "less": flipped <= observed + close,
-    }
-    return float((counted + tails[alternative].sum()) / (counted + len(flipped)))
+    extreme = np.abs(flipped) >= abs(moved.sum()) - 1e-9 * np.abs(moved).sum()
+    return float((counted + extreme.sum()) / (counted + len(flipped)))
 
 
-def paired(differences: Values, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def paired(differences: Values) -> Estimate:
     """Mean difference with its bootstrap interval and sign-flip p-value."""
     values = _values(differences)
-    low, high = paired_bootstrap(values, resamples=resamples, seed=seed)
-    p = sign_flip(values, resamples=resamples, seed=seed)
-    return Estimate(float(values.mean()), low, high, p)
+    low, high = paired_bootstrap(values)
+    return Estimate(float(values.mean()), low, high, sign_flip(values))
 
 
 def interaction(
@@ -143,16 +129,25 @@ def interaction(
 ) -> Estimate:
     """How much larger the mean difference is inside a domain than outside of it.
 
-    Interval by bootstrap of both sides; p by permuting which question belongs to which side.
+    Interval by bootstrap of both sides; p by permuting which question belongs to which side, of
+    Welch's t, which does not take unequal variances for unequal means (Janssen 1997).
+
+    Raises:
+        InputError: fewer than two questions on a side.
     """
     within, without = _values(inside), _values(outside)
+    if min(len(within), len(without)) < 2:
+        raise InputError(
+            f"an interaction needs two questions on each side; there are {len(within)} inside and "
+            f"{len(without)} outside."
+        )
     value = float(within.mean() - without.mean())
     if np.ptp(np.concatenate([within, without])) == 0:
         return Estimate(value, value, value, 1.0)
     low, high = bootstrap([within, without], [1.0, -1.0], resamples=resamples, seed=seed)
     p = scipy_stats.permutation_test(
         (within, without),
-        lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),
+        _welch,
         permutation_type="independent",
         vectorized=True,
         n_resamples=resamples,
@@ -160,6 +155,13 @@ def interaction(
         rng=np.random.default_rng(seed),
     ).pvalue
     return Estimate(value, low, high, float(p))
+
+
+def _welch(x: Any, y: Any, axis: int) -> Any:
+    """Welch's t; huge where neither side varies and the means differ."""
+    difference = x.mean(axis=axis) - y.mean(axis=axis)
+    error = x.var(axis=axis, ddof=1) / x.shape[axis] + y.var(axis=axis, ddof=1) / y.shape[axis]
+    return difference / np.sqrt(np.maximum(error, 1e-18))
 
 
 def adjusted(p: Sequence[float], method: Correction = "holm") -> list[float]:
@@ -189,19 +191,36 @@ def null_rank(value: float, nulls: Sequence[float]) -> float:
     return (1 + sum(null >= value for null in nulls)) / (1 + len(nulls))
 
 
-def detectable(n: int, discordant: float, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest change of accuracy that ``n`` paired questions would show, as a share.
+def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> float | None:
+    """Smallest change of accuracy that ``n`` paired questions show with 80 % power, as a share.
 
-    Normal approximation to McNemar's test.
+    Of the exact McNemar test at 0.05, divided by the size of the family (the first step of Holm's
+    correction). The power is exact, too: the number of answers that change is binomial, and so is
+    the number of those that change for the better.
 
     Args:
         n: number of questions.
-        discordant: share of questions on which the two answers differ in being right.
-        power: probability of showing it.
-        alpha: two-sided level of the test.
+        discordant: share of questions on which the two answers differ in being right; more of them
+            where the change itself is larger.
+        family: how many tests are corrected together.
+
+    Returns:
+        The change, or None where even one on every question would not show.
     """
-    z = scipy_stats.norm.ppf(1 - alpha / 2) + scipy_stats.norm.ppf(power)
-    return float(min(1.0, z * math.sqrt(max(discordant, 1 / n) / n)))
+    changed = np.arange(n + 1)
+    # The fewest changes for the better that are significant: P(X >= k) <= level / 2.
+    needed = scipy_stats.binom.isf(LEVEL / family / 2, changed, 0.5) + 1
+
+    def shows(k: int) -> bool:
+        share = max(discordant, k / n)
+        how_many = scipy_stats.binom.pmf(changed, n, share)
+        better = (share + k / n) / (2 * share)
+        found = scipy_stats.binom.sf(needed - 1, changed, better)
+        return bool((how_many * found).sum() >= POWER)
+
+    if not shows(n):
+        return None
+    return (1 + bisect_left(range(1, n), True, key=shows)) / n
 
 
 def _values(differences: Values) -> npt.NDArray[np.float64]:

@@ -106,6 +106,12 @@ class Engine:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         forward.release_memory()
+        lost = read.isnan().flatten(start_dim=1).any(dim=1).nonzero()[:, 0].tolist()
+        if lost:
+            raise InputError(
+                f"scores of {_named(piece.cells[lost[0]])} are NaN; leave out this alpha, or "
+                "load the model in float32."
+            )
         return self.parts[piece.group].logprobs(read), time.perf_counter() - begun
 
     def _prompts(self, group: int) -> Shared | Plain:
@@ -140,6 +146,12 @@ class Engine:
         size = sum(len(ids) - shared for ids in tokens.ids) + shared
         fitting = KEPT_BYTES // 2 // max(1, shared * self._token_bytes())
         return max(1, min(PIECE_TOKENS // size, fitting))
+
+
+def _named(key: Key) -> str:
+    if key == UNSTEERED:
+        return "the unsteered model"
+    return f"{key.role!r} at layer {key.layer}, position {key.position}, alpha {key.alpha:g}"
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rolelens import scoring
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
-from rolelens.errors import InputError
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.scoring import Method, Scores
@@ -79,7 +78,7 @@ def score_cells(
         lens: the model.
         vectors: the directions.
         benchmark: the questions.
-        cells: what is scored; each is named once.
+        cells: what is scored; each is named once. With none the unsteered model is scored alone.
         tokens: which tokens are steered.
         method: how options are scored.
         change: what is done in the cells.
@@ -89,17 +88,17 @@ def score_cells(
         The scores of the unsteered model, and those of each cell.
 
     Raises:
-        InputError: as for :func:`sweep`, or there are no cells.
+        InputError: as for :func:`sweep`.
     """
     check_sources(vectors.source, lens.source)
-    if not cells:
-        raise InputError("there are no cells to score; name at least one.")
-    axes = zip(*cells, strict=True)
-    _, layers, positions, alphas = (tuple(dict.fromkeys(axis)) for axis in axes)
-    grid = make_grid(
-        vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change=change
-    )
-    grid = dataclasses.replace(grid, only=tuple(dict.fromkeys(cells)))
+    grid = Grid(vectors, (), (), (), change, only=())
+    if cells:
+        axes = zip(*cells, strict=True)
+        _, layers, positions, alphas = (tuple(dict.fromkeys(axis)) for axis in axes)
+        grid = make_grid(
+            vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change=change
+        )
+        grid = dataclasses.replace(grid, only=tuple(dict.fromkeys(cells)))
     run = _scored(lens, grid, benchmark, tokens, method, "cells", store)
     return run.scores(UNSTEERED), {key: run.scores(key) for key in grid.keys}
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-import pandas as pd
 import torch
 
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, listed, unknown
 from rolelens.forward import Ablation, Addition, Edit
 from rolelens.vectors import Direction, RoleVectors
 from rolelens.vectors.direction import RESID_PRE
@@ -102,10 +101,6 @@ class Grid:
         deltas = [d.vector * key.alpha for d, key in zip(directions, keys, strict=True)]
         return Addition(torch.stack(deltas), keys[0].layer)
 
-    def table(self) -> pd.DataFrame:
-        """A row a cell: role, layer, position, alpha."""
-        return pd.DataFrame(self.keys)
-
 
 def make_grid(
     vectors: RoleVectors,
@@ -126,12 +121,13 @@ def make_grid(
         )
     if layers is None:
         layers = [layer for layer in vectors.layers if layer < int(0.8 * n_layers)]
-    positions = vectors.positions if positions is None else positions
     if alphas is None:
         alphas = (1.0, 3.0) if change == "add" else (1.0,)
+    layers, alphas = listed("layers", layers), listed("alphas", alphas)
+    positions = listed("positions", vectors.positions if positions is None else positions)
     for kind, chosen in (("layer", layers), ("position", positions), ("alpha", alphas)):
-        if len(set(chosen)) != len(chosen) or not chosen:
-            raise InputError(f"the {kind}s are {list(chosen)}; name each once, and at least one.")
+        if len(set(chosen)) != len(chosen):
+            raise InputError(f"the {kind}s are {chosen}; name each once.")
     for alpha in alphas:
         if not torch.isfinite(torch.tensor(float(alpha))):
             raise InputError(f"alpha is {alpha}; it has to be a finite number such as 3.0.")

@@ -1,5 +1,6 @@
 """The scores of every cell of a sweep."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,6 @@ from rolelens.errors import InputError, unknown
 from rolelens.forward import Selection
 from rolelens.scoring import Scores
 from rolelens.sweep.grid import Cell, Grid, Key
-from rolelens.vectors import RoleVectors
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,11 +30,6 @@ class Sweep(Shown):
     baseline: Scores
     grid: Grid
     tokens: Selection
-
-    @property
-    def vectors(self) -> RoleVectors:
-        """The role vectors that were added or ablated."""
-        return self.grid.vectors
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -75,13 +70,8 @@ class Sweep(Shown):
 
     def cell(self, role: str, layer: int, position: int, alpha: float) -> Scores:
         """Scores of one cell."""
-        return Scores(
-            logprobs=self.logprobs(role, layer, position, alpha),
-            answers=self.baseline.answers,
-            also=self.baseline.also,
-            questions=self.baseline.questions,
-            domains=self.baseline.domains,
-            method=self.baseline.method,
+        return dataclasses.replace(
+            self.baseline, logprobs=self.logprobs(role, layer, position, alpha)
         )
 
     def table(self) -> pd.DataFrame:
@@ -111,6 +101,8 @@ class Sweep(Shown):
         """
         if by not in ("accuracy", "margin"):
             raise InputError(f"by is {by!r}; it has to be 'accuracy' or 'margin'.")
+        if role not in self.roles:
+            raise unknown("role", role, self.roles)
         table = self.table()
         live = table[(table["role"] == role) & ~table["null"]]
         if live.empty:

@@ -1,5 +1,6 @@
 """One run over cells and questions: what is scored, in memory and in a store."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from rolelens.benchmarks import Benchmark
 from rolelens.errors import InputError
-from rolelens.forward import TOKEN_BUDGET, Selection
+from rolelens.forward import TOKEN_BUDGET, Selection, selects
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.scoring import Prepared, Scores
 from rolelens.sweep.engine import KEPT_BYTES, PIECE_TOKENS, Engine
 from rolelens.sweep.grid import UNSTEERED, Grid, Key
-from rolelens.sweep.store import INFORMATIVE, PLANNED, Store
+from rolelens.sweep.store import PLANNED, Store
 
 
 class Run:
@@ -57,12 +58,13 @@ class Run:
                 "a store keeps one correct option of a question, and some of these have more (as "
                 "TruthfulQA's MC2 has); pass store=None, or sweep MC1."
             )
+        self._check_selection()
         self._store = self._open(store, benchmark, settings) if store else None
-        self._done: set[int] = set()
-        self._asked = 0
+        self._pieces = self._asked = 0
         self._budget = TOKEN_BUDGET
         if self._store:
-            self.logprobs, self._done = self._store.load(), self._store.done
+            self.logprobs = self._store.load()
+            self._pieces = len(self._store.done)
             self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
 
     def __enter__(self) -> "Run":
@@ -91,9 +93,14 @@ class Run:
         pieces = engine.plan(cells)
         if self._store:
             self._store.note(PLANNED, self._asked + len(pieces))
+        self._asked += len(pieces)
         for piece in track(pieces, what, total=len(pieces)):
-            if (number := self._next()) is None:
+            asked = [questions[n] for n in engine.groups[piece.group]]
+            # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
+            missing = tuple(key for key in piece.cells if not self._known(key, asked))
+            if not missing:
                 continue
+            piece = dataclasses.replace(piece, cells=missing)
             found, seconds = engine.run(piece)
             if engine.budget != self._budget:
                 self._budget = engine.budget
@@ -103,10 +110,9 @@ class Run:
             if rows == [0]:  # null cells are the unsteered model
                 rows += [self.place[key] for key in self.grid.keys if self.grid.is_null(key)]
                 found = found.expand(len(rows), -1, -1)
-            asked = [questions[n] for n in engine.groups[piece.group]]
             wide = torch.full((*found.shape[:2], self.logprobs.shape[-1]), -torch.inf)
             wide[..., : found.shape[-1]] = found
-            self._keep(number, rows, asked, wide, seconds)
+            self._keep(rows, asked, wide, seconds)
 
     def scored(self, key: Key) -> list[int]:
         """The questions a cell was scored on."""
@@ -118,14 +124,22 @@ class Run:
         own = [self.prepared.questions[n] for n in chosen]
         return Scores.of(own, self.logprobs[self.place[key], list(chosen)], self.prepared.method)
 
-    def _next(self) -> int | None:
-        """Number of the next piece, if it is still to be scored."""
-        number, self._asked = self._asked, self._asked + 1
-        return None if number in self._done else number
+    def _check_selection(self) -> None:
+        """Refuse to steer nothing: a letter, or the last token of an option, is never an input."""
+        tokens = self.prepared.tokens
+        last = 0 if self.prepared.method == "letter" else 1
+        lengths = [len(ids) - last for ids in tokens.ids]
+        if not selects(self.tokens, lengths, tokens.prompt_lengths, tokens.n_post):
+            raise InputError(
+                f"tokens is {self.tokens!r}, which is none of the tokens that the model reads in "
+                f"method {self.prepared.method!r}; use 'all' or 'prompt'."
+            )
+
+    def _known(self, key: Key, questions: Sequence[int]) -> bool:
+        return not self.logprobs[self.place[key], list(questions), 0].isnan().any()
 
     def _keep(
         self,
-        number: int,
         cells: Sequence[int],
         questions: Sequence[int],
         logprobs: Float[Tensor, "cell question option"],
@@ -134,7 +148,8 @@ class Run:
         rows = torch.tensor(list(cells))[:, None]
         self.logprobs[rows, torch.tensor(list(questions))] = logprobs
         if self._store:
-            self._store.commit(number, cells, questions, logprobs, seconds)
+            self._store.commit(self._pieces, cells, questions, logprobs, seconds)
+            self._pieces += 1
 
     def _open(self, path: str | Path, benchmark: Benchmark, settings: Mapping[str, Any]) -> Store:
         source, grid = self.lens.source, self.grid
@@ -142,6 +157,7 @@ class Run:
         provenance = {
             "model": source.model,
             "weights": source.weights,
+            "content": self.lens.content,
             "model_class": source.model_class,
             "centred": source.centred,
             "dtype": source.dtype,
@@ -167,5 +183,4 @@ class Run:
             pd.DataFrame(list(self.place)),
             pd.DataFrame(questions, columns=["id", "domain", "answer"]),
             self.prepared.n_options,
-            informative=(*INFORMATIVE, "threads", "torch"),
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from rolelens import scoring
 from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, checked_seed, unknown
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.progress import track
@@ -166,7 +166,7 @@ def search(
         run.score([UNSTEERED], range(len(prepared.questions)), "unsteered")
         races = []
         for n, (questions, roles) in enumerate(track(tasks.items(), "search", total=len(tasks))):
-            rng = np.random.default_rng([seed, n])
+            rng = np.random.default_rng([checked_seed(seed), n])
             races.append(_race(run, roles, questions, by, screened, rng))
     return _result(run, races, by)
 

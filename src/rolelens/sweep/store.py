@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from rolelens.sweep.database import (
 
 PLANNED = "planned"
 """The note that says how many pieces there will be."""
-INFORMATIVE = ("rolelens", "started")
+INFORMATIVE = ("rolelens", "threads", "torch")
 """Entries of the provenance that say something about a run and may differ in the next one."""
 
 
@@ -74,8 +74,6 @@ class Store:
         cells: pd.DataFrame,
         questions: pd.DataFrame,
         n_options: int,
-        *,
-        informative: Collection[str] = INFORMATIVE,
     ) -> "Store":
         """Create the file and its folder, or open the file of the same sweep to go on.
 
@@ -85,7 +83,6 @@ class Store:
             cells: role, layer, position and alpha; the row number is the cell's id.
             questions: id, domain and answer; the row number is the question's id.
             n_options: options of the question with most of them.
-            informative: entries of the provenance that are kept, and not compared.
 
         Raises:
             InputError: the file belongs to another sweep, is written by another process, is
@@ -105,7 +102,7 @@ class Store:
                     create(path, meta, *rows)
             connection = resources.enter_context(closing(connect(path, "rw")))
             with explained(path):
-                differing = changes(connection, meta, *rows, informative)
+                differing = changes(connection, meta, *rows, INFORMATIVE)
                 if differing:
                     raise InputError(
                         f"{path} holds another sweep ({'; '.join(differing)}); name another file, "

@@ -70,7 +70,7 @@ class Nulls:
             role: WeightedSums(weights[:, : counts[role]]) for role, weights in labels.items()
         }
         of_base = [weights[:, counts[role] :] for role, weights in labels.items()]
-        halves = nulls.base_against_base(0, base, n, nulls.derived(seed, "base"))
+        halves = nulls.base_against_base(base, n, nulls.derived(seed, "base"))
         self.sums["base"] = WeightedSums(torch.cat([*of_base, halves]))
 
     def of(self, found: RoleVectors) -> RoleVectors:

@@ -1,6 +1,7 @@
 """One direction in the residual stream, and its algebra."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,12 @@ class Direction(Shown):
                 "take a higher layer."
             )
         return (self.vector.double() / self.norm).to(self.vector.dtype)
+
+    @property
+    def sha(self) -> str:
+        """Hash of the vector."""
+        values = self.vector.detach().float().cpu().contiguous().numpy()
+        return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
     def cosine(self, other: "Direction") -> float:
         """Cosine similarity with another direction; 0 if either is zero."""

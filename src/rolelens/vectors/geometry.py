@@ -80,25 +80,21 @@ def clustering(
     if len(set(names)) == len(names) or len(set(names)) < 2:
         raise InputError("clustering needs two domains, and two roles of one of them.")
     rng = np.random.default_rng(seed)
-    drawn = [rng.permutation(names) for _ in range(permutations)]
+    drawn = np.stack([names, *(rng.permutation(names) for _ in range(permutations))])
+    same = np.stack([(labels[:, None] == labels)[upper] for labels in drawn])
     rows = []
     for layer in vectors.layers:
         cosines = vectors.cosines(layer, position).double().numpy()[upper]
-
-        def difference(labels: np.ndarray, cosines: np.ndarray = cosines) -> float:
-            same = (labels[:, None] == labels[None, :])[upper]
-            return float(cosines[same].mean() - cosines[~same].mean())
-
-        same = (names[:, None] == names[None, :])[upper]
-        found = difference(names)
-        as_large = sum(difference(labels) >= found - 1e-12 for labels in drawn)
+        within = (same * cosines).sum(axis=1) / same.sum(axis=1)
+        between = (~same * cosines).sum(axis=1) / (~same).sum(axis=1)
+        difference = within - between
         rows.append(
             {
                 "layer": layer,
-                "within": float(cosines[same].mean()),
-                "between": float(cosines[~same].mean()),
-                "difference": found,
-                "p": (1 + as_large) / (1 + permutations),
+                "within": float(within[0]),
+                "between": float(between[0]),
+                "difference": float(difference[0]),
+                "p": float((difference >= difference[0] - 1e-12).mean()),
             }
         )
     return pd.DataFrame(rows)

@@ -102,9 +102,7 @@ def shuffled_labels(
     return torch.from_numpy(np.stack([generator.permutation(values) for _ in range(n)]))
 
 
-def base_against_base(
-    n_role: int, n_base: int, n: int, seed: int = 0
-) -> Float[Tensor, "null prompt"]:
+def base_against_base(n_base: int, n: int, seed: int = 0) -> Float[Tensor, "null prompt"]:
     """Weights of one random half of the base prompts against the other: +1/half, -1/half, float64.
 
     Holds fixed: the base prompts and the estimator; no role prompt enters. The expected squared
@@ -113,8 +111,7 @@ def base_against_base(
     direction; base prompts may vary less, or in other dimensions, than role prompts.
 
     Args:
-        n_role: role prompts, which come first in the pool; their weights are 0.
-        n_base: base prompts, which follow; of an odd number one, drawn at random, gets weight 0.
+        n_base: base prompts; of an odd number one, drawn at random, gets weight 0.
         n: how many pairs of halves; the first ones do not depend on it.
         seed: of the halves.
 
@@ -122,19 +119,12 @@ def base_against_base(
         InputError: fewer than two base prompts, or ``n`` is below 1.
     """
     _enough(n)
-    if n_role < 0 or n_base < 2:
-        raise InputError(
-            f"{n_role} role and {n_base} base prompts were named; halves need at least two base "
-            "prompts, and no fewer than 0 role prompts."
-        )
+    if n_base < 2:
+        raise InputError(f"{n_base} base prompts have no halves; at least two are needed.")
     generator = _generator(seed)
     half = n_base // 2
     values = np.repeat([1 / half, -1 / half, 0.0], [half, half, n_base % 2])
-    weights = torch.zeros(n, n_role + n_base, dtype=torch.float64)
-    weights[:, n_role:] = torch.from_numpy(
-        np.stack([generator.permutation(values) for _ in range(n)])
-    )
-    return weights
+    return torch.from_numpy(np.stack([generator.permutation(values) for _ in range(n)]))
 
 
 def matched(

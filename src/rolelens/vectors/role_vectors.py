@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, unknown, writing
 from rolelens.vectors.direction import RESID_PRE, Direction, Source, check_sources
 
 
@@ -120,6 +121,13 @@ class RoleVectors(Shown):
         self._check(other)
         return dataclasses.replace(self, directions=self.directions - other.directions)
 
+    @property
+    def sha(self) -> str:
+        """Hash of the directions and of what they are called."""
+        names = repr((self.roles, self.layers, self.positions, self.site))
+        directions = self.directions.contiguous().numpy().tobytes()
+        return hashlib.sha256(names.encode() + directions).hexdigest()[:16]
+
     def mean(self) -> "RoleVectors":
         """What all roles share: their mean, as one role named ``"mean"``."""
         shared = self.directions.double().mean(dim=0, keepdim=True).float()
@@ -170,13 +178,9 @@ class RoleVectors(Shown):
         }
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata={"rolelens": json.dumps(header)})
-            partial.replace(path)
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror or error}); name another path."
-            ) from error
+            with writing(path):
+                save_file(tensors, partial, metadata={"rolelens": json.dumps(header)})
+                partial.replace(path)
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
