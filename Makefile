@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

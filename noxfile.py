@@ -3,6 +3,7 @@
 import nox
 
 nox.options.default_venv_backend = "venv"
+PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 ORACLES = ("activations", "forward", "hooks", "hooked_transformer", "lens", "patchscope", "scoring")
 
 
@@ -11,4 +12,4 @@ def transformer_lens_3(session: nox.Session) -> None:
     """Run the oracle tests on both classes."""
     session.install("-c", "constraints-transformer-lens-3.txt", "-e", ".[dev]")
     files = [f"tests/test_{name}.py" for name in ORACLES]
-    session.run("pytest", "-m", "not model", *files, *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not model", *files, *session.posargs)

@@ -134,7 +134,8 @@ def smollm2() -> rl.Lens:
     return rl.load("smollm2")
 
 
-THREADS = torch.get_num_threads()
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, torch.get_num_threads() // WORKERS)
 
 
 def pytest_collection_finish() -> None:

@@ -83,7 +83,7 @@ def test_a_gain_in_letters_is_qualified() -> None:
     one = evidence.verdict(row | {"permuted": 0.1, "constant": 0.6})
     assert "helps, but no more than always giving one letter, +20.0" in one
     few = evidence.verdict(row | {"p_holm": 0.2, "detectable": None})
-    assert "no gain would have shown" in few
+    assert "no change would have shown" in few
 
 
 def test_letters_are_counted() -> None:

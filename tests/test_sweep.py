@@ -41,6 +41,10 @@ LONGER = [  # a beginning that some share, and prompts of several lengths
 ]
 
 
+READ_BY = {"letter": ("all", "prompt", "post-instruction", "last")}
+READ_BY["cloze"] = (*READ_BY["letter"], "generated")  # a letter is read before any is generated
+
+
 def where(tokens: object, length: int, n_post: int) -> slice | list[int]:
     """A selection of tokens, spelled out for one prompt."""
     named = {
@@ -53,9 +57,14 @@ def where(tokens: object, length: int, n_post: int) -> slice | list[int]:
     return named[tokens] if isinstance(tokens, str) else list(tokens)
 
 
-@pytest.mark.parametrize("method", ["letter", "cloze"])
 @pytest.mark.parametrize(
-    "tokens", ["all", "prompt", "post-instruction", "generated", "last", (0,), (3, 11)], ids=str
+    ("method", "tokens"),
+    [
+        (method, tokens)
+        for method in ("letter", "cloze")
+        for tokens in (*READ_BY[method], (0,), (3, 11))
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("change", ["add", "ablate"])
 def test_cells_equal_plain_steering_on_every_architecture(
@@ -217,7 +226,7 @@ def test_cells_of_the_embedded_model_equal_plain_steering(
     noise = torch.randn(2, 1, 1, smollm2.d_model)
     vectors = rl.RoleVectors(noise, ("a", "b"), (16,), (-1,), torch.ones(1, 1))
     grid = {"layers": [16], "positions": [-1], "alphas": [2.0] if change == "add" else [1.0]}
-    for tokens in ("all", "prompt", "post-instruction", "generated", "last", (40,)):
+    for tokens in (*READ_BY[method], (40,)):
         swept = rl.sweep(
             smollm2, vectors, questions, tokens=tokens, method=method, change=change, **grid
         )

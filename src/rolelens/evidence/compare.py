@@ -38,11 +38,10 @@ class Comparison:
         return self.after - self.before
 
     def __str__(self) -> str:
-        shown = f"{100 * self.detectable:.1f} points or more" if self.detectable else "no change"
         return (
             f"{self.before:.3f} -> {self.after:.3f} ({100 * self.difference:+.1f} points, 95 % "
             f"interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p:.2f}; "
-            f"{self.questions} questions show {shown})"
+            f"{self.questions} questions show {stats.in_points(self.detectable)})"
         )
 
 

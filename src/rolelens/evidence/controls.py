@@ -49,9 +49,7 @@ class Headroom:
         )
         if not self.above_chance:
             return f"at chance, {found}: there is nothing here for a role to improve"
-        if self.detectable is None:
-            return f"above chance, {found}; no change would show on so few questions"
-        return f"above chance, {found}; changes of {100 * self.detectable:.0f} points would show"
+        return f"above chance, {found}; {stats.in_points(self.detectable)} would show"
 
 
 def headroom(scores: Scores) -> Headroom:

@@ -18,8 +18,6 @@ from rolelens.errors import InputError
 from rolelens.evidence.compare import check_questions
 from rolelens.scoring import Scores
 
-LEVEL = 0.05
-
 
 def answered(role: str, before: Scores, after: Scores) -> pd.DataFrame:
     """The answers of one role."""
@@ -132,9 +130,8 @@ def verdict(row: Mapping[str, Any]) -> str:
         f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, "
         f"p = {row['p_holm']:.2g} over all roles)"
     )
-    if row["p_holm"] >= LEVEL:
-        none = pd.isna(row["detectable"])
-        shown = "no gain" if none else f"{100 * row['detectable']:.0f} points or more"
+    if row["p_holm"] >= stats.LEVEL:
+        shown = stats.in_points(None if pd.isna(row["detectable"]) else row["detectable"])
         return f"{role}: nothing beyond chance, {found}; {shown} would have shown."
     word = "helps" if row["gain"] > 0 else "hurts"
     if pd.notna(row.get("permuted")):  # letters
@@ -149,7 +146,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         f"({100 * row['interaction_low']:+.1f} to {100 * row['interaction_high']:+.1f}, "
         f"p = {row['interaction_p_holm']:.2g})"
     )
-    own = row["interaction_p_holm"] < LEVEL and row["interaction"] * row["gain"] > 0
+    own = row["interaction_p_holm"] < stats.LEVEL and row["interaction"] * row["gain"] > 0
     what = "more than elsewhere" if own else "not more than elsewhere"
     return f"{role}: {word}, {found}, and {what}: {elsewhere}."
 

@@ -14,7 +14,7 @@ from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
 from rolelens.evidence.controls import Headroom, headroom
-from rolelens.evidence.effects import LEVEL, changes, effects, given, transfer, verdict
+from rolelens.evidence.effects import changes, effects, given, transfer, verdict
 from rolelens.evidence.fold import Fold, Stores
 from rolelens.forward import Selection
 from rolelens.lens import Lens
@@ -92,7 +92,7 @@ class Study(Shown):
 
     def card(self) -> Card:
         """How many roles were tried, and how many do something."""
-        found = self.table[self.table["p_holm"] < LEVEL] if len(self.table) else self.table
+        found = self.table[self.table["p_holm"] < stats.LEVEL] if len(self.table) else self.table
         facts = {
             "roles": str(len(self.table)),
             "domains above chance": ", ".join(

@@ -50,7 +50,7 @@ class Trial(Shown):
         said = (
             f"{self.before.problems.name}: pass@1 {self.before.pass_at_1:.3f} ({low:.3f} to "
             f"{high:.3f}) unsteered; if one answer in five changes, {n} problems show "
-            f"{100 * (stats.detectable(n) or 1):.0f} points or more"
+            f"{stats.in_points(stats.detectable(n))}"
         )
         if low >= FLOOR:
             return said

@@ -18,7 +18,7 @@ from rolelens.progress import Say
 from rolelens.prompts import digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.scoring import Scores, evaluate
-from rolelens.stats import projections, separation
+from rolelens.stats import in_points, projections, separation
 from rolelens.sweep import Cell, Sweep, sweep
 from rolelens.vectors import RoleVectors, check_sources
 
@@ -208,8 +208,8 @@ def _verdict(
     found += (
         f"The {role} vector at layer {layer} gained {100 * gain:+.1f} points where it was chosen "
         f"and {100 * effect.difference:+.1f} on the held-out half (p = {effect.p:.2f}); a random "
-        f"direction of the same norm, {100 * random.difference:+.1f}. So few questions show only "
-        f"{100 * (effect.detectable or 1):.0f} points or more. "
+        f"direction of the same norm, {100 * random.difference:+.1f}. So few questions show "
+        f"{in_points(effect.detectable)}. "
     )
     if effect.p < 0.05:
         word = "helps" if effect.difference > 0 else "hurts"

@@ -149,7 +149,8 @@ def paper(
         vectors.save(out / "vectors.safetensors")
     else:
         say(f"Vectors of {len(roles)} roles and their nulls")
-        vectors, halves, nulls = _measured(lens, roles, base, out, n_nulls, seed)
+        controls = {"null_roles": _one_each(list(roles), domains), "n": n_nulls, "seed": seed}
+        vectors, halves, nulls = _measured(lens, roles, base, out, controls)
     study = evidence.study(
         lens,
         vectors,
@@ -192,15 +193,16 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _measured(
-    lens: Lens, roles: Mapping[str, RolePrompts], base: list[str], out: Path, n: int, seed: int
+    lens: Lens,
+    roles: Mapping[str, RolePrompts],
+    base: list[str],
+    out: Path,
+    controls: Mapping[str, Any],
 ) -> tuple[RoleVectors, tuple[RoleVectors, RoleVectors], RoleVectors]:
     """Role vectors, their halves and nulls; from the folder, where it has them."""
     files = [out / f"{name}.safetensors" for name in ("vectors", "half-1", "half-2", "nulls")]
     if not all(file.exists() for file in files):
-        some = _one_each(list(roles), {name: str(own.domain) for name, own in roles.items()})
-        vectors, halves, nulls = controlled_vectors(
-            lens, roles, base, null_roles=some, n=n, seed=seed
-        )
+        vectors, halves, nulls = controlled_vectors(lens, roles, base, **controls)
         for file, made in zip(files, (vectors, *halves, nulls), strict=True):
             made.save(file)
     vectors, first, second, nulls = map(RoleVectors.load, files)

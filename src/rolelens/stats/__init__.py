@@ -1,10 +1,12 @@
 """Separation, intervals and tests. Pure mathematics: no model is known here."""
 
 from rolelens.stats.inference import (
+    LEVEL,
     Estimate,
     adjusted,
     bootstrap,
     detectable,
+    in_points,
     interaction,
     mcnemar,
     null_rank,
@@ -22,12 +24,14 @@ from rolelens.stats.separation import (
 )
 
 __all__ = [
+    "LEVEL",
     "Estimate",
     "Projections",
     "Separation",
     "adjusted",
     "bootstrap",
     "detectable",
+    "in_points",
     "interaction",
     "mcnemar",
     "null_rank",

@@ -223,6 +223,11 @@ def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> fl
     return (1 + bisect_left(range(1, n), True, key=shows)) / n
 
 
+def in_points(share: float | None) -> str:
+    """What :func:`detectable` gives, in words: "4.0 points or more", or "no change"."""
+    return "no change" if share is None else f"{100 * share:.1f} points or more"
+
+
 def _values(differences: Values) -> npt.NDArray[np.float64]:
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values):

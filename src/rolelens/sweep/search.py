@@ -146,6 +146,7 @@ def search(
         raise InputError(f"by is {by!r}; it has to be 'margin' or 'accuracy'.")
     if screened < 1:
         raise InputError(f"screened is {screened}; it has to be 1 or more.")
+    checked_seed(seed)
     grid = make_grid(
         vectors, lens.n_layers, layers=layers, positions=positions, alphas=alphas, change="add"
     )
@@ -166,7 +167,7 @@ def search(
         run.score([UNSTEERED], range(len(prepared.questions)), "unsteered")
         races = []
         for n, (questions, roles) in enumerate(track(tasks.items(), "search", total=len(tasks))):
-            rng = np.random.default_rng([checked_seed(seed), n])
+            rng = np.random.default_rng([seed, n])
             races.append(_race(run, roles, questions, by, screened, rng))
     return _result(run, races, by)
 
