@@ -18,19 +18,19 @@ from rolelens import scoring
 
 N_ROLES = 10
 SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16], "positions": [-5, -3, -1]}
-KINDS = (("all", "letter", 32), ("post-instruction", "letter", 128))
-COSTED = ("psychology",)
+KINDS: Any = (("all", "letter", 32), ("post-instruction", "letter", 128))
+COSTED = "psychology"
 COUNTED = 8
 """One question in so many is counted for the loop; its operations go with the tokens."""
 
 
-def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, only: list[str]) -> None:
+def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, kinds: list[tuple[str, str, int]]) -> None:
     """Run a grid whole and by search; a line of the table for each way of scoring."""
     print(
         "| tokens | method | questions | cells | run | of their questions | regret (nats) |", end=""
     )
     print(" of best - median | of a random cell's regret | rho |\n" + "|---" * 10 + "|", flush=True)
-    for tokens, method, n in (kind for kind in KINDS if kind[0] in only):
+    for tokens, method, n in kinds:
         questions = list(bench)[:n]
         options = {**SUBGRID, "tokens": tokens, "method": method}
         swept = rl.sweep(lens, vectors, questions, **options)
@@ -54,44 +54,47 @@ def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, only: list[str]) 
         )
 
 
-def cost(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, domains: dict[str, str]) -> None:
-    """The paper's whole grid for the roles of a domain, on its questions."""
-    print("\n| domain | roles | questions | cells | run exactly | seconds | FLOPs, of a loop |")
-    print("|---" * 7 + "|", flush=True)
-    for domain in COSTED:
-        roles = [role for role in vectors.roles if domains[role] == domain]
-        own = bench.domain(domain)
-        made: list[Any] = []
-        seconds, spent = timed(
-            lambda roles=roles, own=own, made=made: flops(
-                lambda: made.append(rl.search(lens, vectors[roles], own))
-            )
+def cost(
+    lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, domains: dict[str, str], store: Path | None
+) -> None:
+    """The paper's whole grid for some roles, each on the questions of its domain."""
+    made: list[rl.Search] = []
+    seconds, spent = timed(
+        lambda: flops(
+            lambda: made.append(rl.search(lens, vectors, bench, domains=domains, store=store))
         )
-        prepared = scoring.prepare(lens, own, "letter")
+    )
+    found, loop = made[0], 0.0
+    for domain in sorted({domains[role] for role in vectors.roles}):
+        prepared = scoring.prepare(lens, bench.domain(domain), "letter")
         ids = sorted(prepared.tokens.ids, key=len)
         some = ids[COUNTED // 2 :: COUNTED]
-        loop = flops(
+        once = flops(
             lambda some=some, prepared=prepared: peers.transformer_lens(
                 lens.model, some, prepared.letters, 12, torch.zeros(lens.d_model), 1
             )
         )
-        cells = len(made[0].grid.keys)
-        loop *= sum(map(len, ids)) / sum(map(len, some)) * cells
-        run = int((made[0].table["questions"] > 0).sum())
-        print(
-            f"| {domain} | {len(roles)} | {len(own)} | {cells} | {run} | {seconds:.0f} "
-            f"| {spent / loop:.2%} |",
-            flush=True,
-        )
+        cells = sum(domains[key.role] == domain for key in found.grid.keys)
+        loop += once * sum(map(len, ids)) / sum(map(len, some)) * cells
+    run = int((found.table["questions"] > 0).sum())
+    print("\n| roles | cells | run exactly | rho, median | minutes | FLOPs, of a loop |")
+    print("|---" * 6 + "|")
+    print(
+        f"| {len(vectors.roles)} | {len(found.grid.keys)} | {run} "
+        f"| {found.quality['rho'].median():.2f} | {seconds / 60:.0f} | {spent / loop:.2%} |",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paper", type=Path, help="a folder with the paper's prompts and split")
-    parser.add_argument("--only", default="all,post-instruction,cost")
+    parser.add_argument("--only", default="all,post-instruction,cost", help="grid: all 29 roles")
+    parser.add_argument("--dtype", help="auto for bfloat16")
+    parser.add_argument("--store", type=Path, help="keeps what the grid's search has finished")
     given = parser.parse_args()
-    lens = rl.load("smollm2")
+    lens = rl.load("smollm2", dtype=given.dtype)
     if given.paper:
         roles = rl.load_roles(given.paper / "role_prompts")
         base = rl.load_base(given.paper / "base_prompts" / "train.json")[:128]
@@ -102,9 +105,14 @@ def main() -> None:
     own = {name: list(prompts)[:64] for name, prompts in roles.items()}
     vectors = rl.role_vectors(lens, own, base, layers=layers)
     only = given.only.split(",")
-    regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"), only)
+    if kinds := [kind for kind in KINDS if kind[0] in only]:
+        regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"), kinds)
+    domains = {name: str(prompts.domain) for name, prompts in roles.items()}
     if "cost" in only:
-        cost(lens, vectors, bench, {name: str(prompts.domain) for name, prompts in roles.items()})
+        some = [role for role in vectors.roles if domains[role] == COSTED]
+        cost(lens, vectors[some], bench, domains, None)
+    if "grid" in only:
+        cost(lens, vectors, bench, domains, given.store)
 
 
 if __name__ == "__main__":

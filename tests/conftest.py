@@ -136,6 +136,8 @@ def smollm2() -> rl.Lens:
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, torch.get_num_threads() // WORKERS)
+if WORKERS > 1:
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
 
 
 def pytest_collection_finish() -> None:
