@@ -24,7 +24,9 @@ COUNTED = 8
 """One question in so many is counted for the loop; its operations go with the tokens."""
 
 
-def regret(lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, kinds: list[tuple[str, str, int]]) -> None:
+def regret(
+    lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, kinds: list[tuple[str, str, int]]
+) -> None:
     """Run a grid whole and by search; a line of the table for each way of scoring."""
     print(
         "| tokens | method | questions | cells | run | of their questions | regret (nats) |", end=""
