@@ -169,7 +169,7 @@ def main() -> None:
     lens: Any = rl.load("smollm2", dtype="auto")
     only = given.only.split(",")
     if "arithmetic" in only:
-        on_problems(lens, rl.load_problems("arithmetic"), given.out, 80, given.number)
+        on_problems(lens, rl.load_problems("arithmetic"), given.out, 40, given.number)
     if "problems" in only and given.problems:
         on_problems(lens, rl.load_problems(given.problems), given.out, 256, given.number)
     if "truthful" in only and given.truthful:

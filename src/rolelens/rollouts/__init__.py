@@ -2,6 +2,7 @@
 
 from rolelens.rollouts.contrast import Contrast, ab_choices, contrast, contrast_pairs, roast
 from rolelens.rollouts.problems import (
+    BRIEFLY,
     STEPWISE,
     Problem,
     Problems,
@@ -15,6 +16,7 @@ from rolelens.rollouts.sampling import Rollouts, compare, roll_out
 from rolelens.rollouts.trial import FLOOR, Trial, trial
 
 __all__ = [
+    "BRIEFLY",
     "FLOOR",
     "STEPWISE",
     "Contrast",
