@@ -159,6 +159,12 @@ def test_a_file_goes_on_where_it_was_cut_off(llama: rl.Lens, tmp_path, monkeypat
         found = rl.roll_out(llama, problems(), 2, store=path, **options)
         assert found.texts == whole.texts
         assert path.read_bytes() == content
+    path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
+    monkeypatch.setattr("rolelens.rollouts.sampling.PIECE", 2)  # by another version
+    other = rl.roll_out(llama, problems(), 2, store=path, **options)
+    assert other.texts[:4] == whole.texts[:4]
+    assert len(other.texts) == 5
+    path.write_bytes(content)
     calls = []
     monkeypatch.setattr(forward, "decode", lambda *a, **k: calls.append(1))
     assert rl.roll_out(llama, problems(), 2, store=path, **options).texts == whole.texts

@@ -204,7 +204,8 @@ class Lens(Shown):
             )
         answers = [""] * len(prompts)
         mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
-        for batch in forward.batches(tokens, same_prompt_length=not mixed):
+        budget = forward.GENERATED_BUDGET
+        for batch in forward.batches(tokens, budget, same_prompt_length=not mixed):
             pick = _picker(temperature, top_p, seed, batch.rows)
             steps = self._decode(batch, hooks, max_new_tokens, pick, cache)
             done = torch.stack(list(steps), dim=1).tolist()

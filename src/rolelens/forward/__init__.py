@@ -30,10 +30,19 @@ from rolelens.forward.plain import Plain, cells, mixes
 from rolelens.forward.selection import Running, Selection, running, selected, selects
 from rolelens.forward.shared import Shared
 from rolelens.forward.streams import Pooled, answer_states, check_positions, residual_stream
-from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix, groups
+from rolelens.forward.tokens import (
+    GENERATED_BUDGET,
+    TOKEN_BUDGET,
+    Batch,
+    Tokens,
+    batches,
+    common_prefix,
+    groups,
+)
 
 __all__ = [
     "ABLATED",
+    "GENERATED_BUDGET",
     "SITES",
     "TOKEN_BUDGET",
     "Ablation",

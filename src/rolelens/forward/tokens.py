@@ -13,6 +13,8 @@ from rolelens.vectors import Source
 
 TOKEN_BUDGET = 2048
 """Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
+GENERATED_BUDGET = 4 * TOKEN_BUDGET
+"""Tokens of the prompts of one batch that is generated from: a step has one token a row."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rolelens.rollouts.problems import Problem, Problems, Verifier, right_number
 from rolelens.vectors import Source
 from rolelens.vectors.nulls import derived
 
-PIECE = 64
+PIECE = 128
 """Rollouts that are generated, and kept in the file, together."""
 
 
@@ -158,7 +158,6 @@ def roll_out(
         "logits": _logits(lens, problems.prompt(problems[0]), hooks, system),
     }
     each = max(1, PIECE // n)
-    pieces = [range(k, min(k + each, len(problems))) for k in range(0, len(problems), each)]
 
     def answered(piece: range) -> list[list[str]]:
         texts = lens.generate(
@@ -172,7 +171,10 @@ def roll_out(
         )
         return [texts[k : k + n] for k in range(0, len(texts), n)]
 
-    kept = track(_kept(store, settings, pieces, answered), "Rollouts", total=len(pieces))
+    def rest(start: int) -> list[range]:
+        return [range(k, min(k + each, len(problems))) for k in range(start, len(problems), each)]
+
+    kept = track(_kept(store, settings, rest, answered), "Rollouts", total=len(rest(0)))
     texts = tuple(tuple(own) for piece in kept for own in piece)
     judged = _judged(problems, texts, verifier)
     return Rollouts(problems, texts, judged, system, lens.source)
@@ -212,12 +214,12 @@ def _judged(
 def _kept(
     store: str | Path | None,
     settings: Mapping[str, Any],
-    pieces: Sequence[range],
+    rest: Callable[[int], list[range]],
     make: Callable[[range], list[list[str]]],
 ) -> Iterator[list[list[str]]]:
     """The pieces, from the file as far as it has them."""
     if store is None:
-        yield from map(make, pieces)
+        yield from map(make, rest(0))
         return
     path = Path(store)
     if path.is_dir():
@@ -227,8 +229,8 @@ def _kept(
     try:
         with lock.acquire(timeout=0):
             held = _held(path, settings)
-            yield from held[: len(pieces)]
-            for piece in pieces[len(held) :]:
+            yield from held
+            for piece in rest(sum(map(len, held))):
                 made = make(piece)
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(made) + "\n")
