@@ -125,6 +125,24 @@ def test_prompts_of_several_lengths_are_answered_together(llama: rl.Lens, monkey
         assert llama.generate(tiny.PROMPTS, max_new_tokens=4) == found
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_rows_of_one_prompt_share_its_pass(lens: rl.Lens, cache: bool) -> None:
+    torch.manual_seed(0)
+    steering = rl.add(rl.Direction(torch.randn(lens.d_model), layer=1), 2.0, tokens="all")
+    rows: list[int] = []
+    counting = [("blocks.0.hook_resid_pre", lambda x, hook: rows.append(len(x)))]
+    asked = [tiny.PROMPTS[n] for n in (0, 1, 0, 2, 0)]
+    options = {"max_new_tokens": 6, "cache": cache}
+    alone = {prompt: lens.generate([prompt], hooks=steering, **options)[0] for prompt in set(asked)}
+    found = lens.generate(asked, hooks=[*counting, *steering], **options)
+    assert found == [alone[prompt] for prompt in asked]
+    assert rows[0] <= 3  # of prompts, of several lengths or of one
+    rows.clear()
+    same = lens.generate(asked[:1] * 4, hooks=[*counting, *steering], **options)
+    assert same == [alone[asked[0]]] * 4
+    assert rows[:2] == [1, 4]
+
+
 def test_each_prompt_may_have_its_own_system_prompt(llama: rl.Lens) -> None:
     said = ["Be kind.", "Be brief and clear.", "Be kind."]
     options = {"max_new_tokens": 5}

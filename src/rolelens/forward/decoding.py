@@ -30,6 +30,8 @@ def decode(
 ) -> Iterator[Int[Tensor, " row"]]:
     """Generate until every row has ended.
 
+    Rows of the same prompt share its pass, unless hooks are row-wise.
+
     Args:
         model: the model; one that :func:`mixes` where the prompts have several lengths.
         batch: the prompts.
@@ -45,12 +47,17 @@ def decode(
         The token of each row, on the CPU; of rows that have ended, any.
     """
     several = len(set(batch.lengths.tolist())) > 1
-    state = _Ragged(model, batch, hooks) if several else _Even(model, batch, hooks, cache)
     rows = torch.arange(len(batch.rows))
+    first, which = (rows, rows) if callable(hooks) else _distinct(batch)
+    prompts = batch.part(first, slice(None))
+    state = _Ragged(model, prompts, hooks) if several else _Even(model, prompts, hooks, cache)
+    logits = state.logits()[which.to(model.cfg.device)]
+    if len(first) < len(rows):
+        state.keep(which)
     last = torch.zeros_like(rows)
     ended = torch.zeros(len(rows), dtype=torch.bool)
-    for _ in range(max_new_tokens):
-        last[rows] = pick(state.logits(), rows).cpu()
+    for step in range(max_new_tokens):
+        last[rows] = pick(state.logits() if step else logits, rows).cpu()
         ended |= torch.isin(last, stop)
         yield last.clone()
         if ended.all():
@@ -123,6 +130,15 @@ class _Ragged:
         self.batch = self.batch.part(rows, slice(None))
         self.lengths = self.lengths[rows]
         models.select_rows(self.cache, rows.to(self.model.cfg.device))
+
+
+def _distinct(batch: Batch) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " row"]]:
+    """One row of each prompt, and which of these prompts every row has."""
+    lengths = zip(batch.lengths.tolist(), batch.prompt_lengths.tolist(), strict=True)
+    keys = [(*ends, *ids) for ends, ids in zip(lengths, batch.ids.tolist(), strict=True)]
+    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    first = [keys.index(key) for key in place]
+    return torch.tensor(first), torch.tensor([place[key] for key in keys])
 
 
 def _untouched(batch: Batch, hooks: Hooks) -> int:
