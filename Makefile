@@ -21,8 +21,9 @@ notebooks: $(STAMP)
 	$(BIN)/ruff format --quiet notebooks
 	$(BIN)/python notebooks/build.py
 
-# make bench MMLU=folder PAPER=folder: with MMLU's own CSV files (and few-shot), and with the
-# paper's prompts and split.
+# make bench MMLU=folder PAPER=folder GSM8K=file TRUTHFUL=file: with MMLU's own CSV files (and
+# few-shot), with the paper's prompts and split, with GSM8K's JSONL file and TruthfulQA's
+# mc_task.json.
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps steering-vectors==0.12.2
 	$(BIN)/python -m pip install --quiet -c constraints.txt lm_eval==0.4.13
@@ -34,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/rates.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/roast.py $(if $(GSM8K),--problems $(GSM8K)) $(if $(TRUTHFUL),--truthful $(TRUTHFUL))
 	$(if $(MMLU),$(BIN)/python benchmarks/harness.py --mmlu $(MMLU) $(if $(PAPER),--paper $(PAPER)))
 
 clean:

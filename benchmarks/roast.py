@@ -73,9 +73,11 @@ def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) 
         "CAA": rollouts.contrast_pairs(lens, *pairs, layers=LAYERS),
         "response means": rollouts.contrast(lens, rolled, layers=LAYERS, pooled="mean"),
     }
-    found = rollouts.trial(
-        lens, compared(contrasts), rest, ALPHAS, max_new_tokens=new, folder=kept / "trial"
-    )
+    vectors = compared(contrasts)
+    others = rl.roll_out(lens, rest.take(range(n)), max_new_tokens=new, store=kept / "rest.jsonl")
+    read = rollouts.contrast(lens, others, layers=LAYERS).reads(vectors)
+    table(read[read["layer"] == LAYERS[1]], 3)
+    found = rollouts.trial(lens, vectors, rest, ALPHAS, max_new_tokens=new, folder=kept / "trial")
     table(found.table.drop(columns=["before", "null"]), 3)
     print("\n".join(f"- {line}" for line in found.verdicts) + "\n", flush=True)
 

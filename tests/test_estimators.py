@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 import rolelens as rl
 from rolelens.vectors.estimators import (
@@ -170,3 +171,16 @@ def test_classes_of_one_point_each_have_the_difference_in_means(estimator: Estim
     torch.testing.assert_close(estimator.fit(pair), torch.ones(D, dtype=torch.float64))
     same = Labelled(torch.ones(5, D), torch.ones(5, D))
     assert not estimator.fit(same).any()
+
+
+def test_order_within_groups_is_their_auroc() -> None:
+    own = drawn(n=30, m=50)
+    groups = torch.arange(30) % 4, torch.arange(50) % 5  # the last group has no positive one
+    own = Labelled(own.positive.round(), own.negative.round(), *groups)  # rounded: with ties
+    direction = torch.tensor([1.0, 0, 0, -1, 0, 0])
+    found = own.ordered(direction)
+    for k in range(4):
+        x = torch.cat([own.positive[groups[0] == k], own.negative[groups[1] == k]]) @ direction
+        y = np.arange(len(x)) < int((groups[0] == k).sum())
+        assert found[k] == pytest.approx(roc_auc_score(y, x))
+    assert len(found) == 4

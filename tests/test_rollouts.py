@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from transformer_lens.model_bridge import TransformerBridge
 
 import oracles
@@ -246,6 +248,37 @@ def test_roast_is_the_mean_of_unit_differences_of_right_and_wrong(
     expected = (total / 3).float()
     torch.testing.assert_close(found.directions[0, :, 0], expected, rtol=1e-3, atol=1e-4)
     assert (found.roles, found.site, found.positions) == (("roast",), site, (-1,))
+
+
+def test_directions_read_answers_to_other_questions(llama: rl.Lens) -> None:
+    own, model = contrast(llama, answered(), layers=[1, 3]), tiny.reference("Llama")
+    torch.manual_seed(0)
+    drawn = torch.randn(2, 2, 1, llama.d_model)
+    vectors = rl.RoleVectors(drawn, ("a", "b"), (1, 3), (-1,), torch.ones(2, 1))
+    table = own.reads(vectors).set_index(["role", "layer"])
+    rolled = answered()
+    for r, role in enumerate(vectors.roles):
+        for n, layer in enumerate((1, 3)):
+            shares = []
+            for k in range(3):
+                start = oracles.chat_ids(tiny.tokenizer(), rolled.problems[k].question)
+                along = [
+                    float(oracles.hidden(model, start + tiny.tokenizer()(text).input_ids)[layer, -1]
+                          @ drawn[r, n, 0])
+                    for text in rolled.texts[k]
+                ]  # fmt: skip
+                right = rolled.correct[k].tolist()
+                shares.append(roc_auc_score(right, along))
+            row = table.loc[(role, layer)]
+            assert row["auroc"] == pytest.approx(np.mean(shares))
+            assert row["low"] <= row["auroc"] <= row["high"]
+            assert row["questions"] == 3
+    with pytest.raises(rl.InputError, match="no layer 2; there are: 1, 3"):
+        own.reads(rl.RoleVectors(drawn[:, :1], ("a", "b"), (2,), (-1,), torch.ones(1, 1)))
+    with pytest.raises(
+        rl.InputError, match="are of 'mlp_post' and the answers were read at 'resid"
+    ):
+        own.reads(dataclasses.replace(vectors, site="mlp_post"))
 
 
 def test_what_was_left_out_is_counted_and_gold_weighs_in(llama: rl.Lens) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rolelens import forward
+from rolelens import forward, stats
 from rolelens.activations import known_layers
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Pooled
@@ -60,6 +61,49 @@ class Contrast:
             site=self.site,
             contrast=f"{self.what}, {type(estimator).__name__}",
         )
+
+    def reads(self, vectors: RoleVectors) -> pd.DataFrame:
+        """How well directions tell the two kinds of answers to a question apart.
+
+        Of other questions than those that the directions were made of it says whether they stand
+        for more than these.
+
+        Args:
+            vectors: the directions, by their last position.
+
+        Returns:
+            A row a direction and layer: ``auroc`` within a question (0.5 is chance), its mean over
+            ``questions`` with the 95 % interval ``low`` to ``high``, and ``p`` of a sign-flip test.
+
+        Raises:
+            InputError: directions of another model, site or layer, or no question has both kinds.
+        """
+        check_sources(vectors.source, self.source)
+        if vectors.site != self.site:
+            raise InputError(
+                f"the directions are of {vectors.site!r} and the answers were read at "
+                f"{self.site!r}; contrast the answers at the same site."
+            )
+        rows = []
+        for role in vectors.roles:
+            for layer in vectors.layers:
+                if layer not in self.labelled:
+                    raise unknown("layer", layer, self.labelled)
+                d = vectors.direction(role, layer, vectors.positions[-1])
+                shares = self.labelled[layer].ordered(d.vector)
+                found = stats.paired((shares - 0.5).numpy())
+                rows.append(
+                    {
+                        "role": role,
+                        "layer": layer,
+                        "auroc": 0.5 + found.value,
+                        "low": 0.5 + found.low,
+                        "high": 0.5 + found.high,
+                        "p": found.p,
+                        "questions": len(shares),
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 def contrast(

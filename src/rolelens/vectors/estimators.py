@@ -77,6 +77,20 @@ class Labelled:
             raise InputError("no group has positive and negative activations; pass both of some.")
         return both
 
+    def ordered(self, direction: Float[Tensor, " d"]) -> Float[Tensor, " group"]:
+        """Share of each group's pairs whose positive one lies further along a direction.
+
+        The AUROC within each of :attr:`groups`: 0.5 is chance, and ties count half.
+        """
+        along = direction.double().cpu()
+        positive, negative = self._groups
+        shares = []
+        for group in self.groups:
+            own = self.positive[positive == group].double() @ along
+            other = self.negative[negative == group].double() @ along
+            shares.append(((own[:, None] - other).sign() / 2 + 0.5).mean())
+        return torch.stack(shares)
+
     @property
     def _groups(self) -> tuple[Int[Tensor, " positive"], Int[Tensor, " negative"]]:
         own, other = (self.positive, self.positive_groups), (self.negative, self.negative_groups)
