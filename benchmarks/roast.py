@@ -26,6 +26,8 @@ from rolelens.vectors.scaling import soft_scaled, top_k
 
 LAYERS = (9, 14, 19)
 ALPHAS = (1.0, 4.0)
+FRESH = 300
+"""Problems that the best direction is tried on once more."""
 
 
 def compared(contrasts: dict[str, rollouts.Contrast]) -> RoleVectors:
@@ -80,6 +82,41 @@ def on_problems(lens: rl.Lens, problems: Problems, out: Path, new: int, n: int) 
     found = rollouts.trial(lens, vectors, rest, ALPHAS, max_new_tokens=new, folder=kept / "trial")
     table(found.table.drop(columns=["before", "null"]), 3)
     print("\n".join(f"- {line}" for line in found.verdicts) + "\n", flush=True)
+    if problems.name == "arithmetic":
+        once_more(lens, vectors, found, new, kept)
+
+
+def once_more(lens: rl.Lens, vectors: RoleVectors, found: Any, new: int, kept: Path) -> None:
+    """The direction and the null that gained most, on problems that nothing else has seen."""
+    fresh = Problems("more arithmetic", rollouts.arithmetic(400 + FRESH)[400:], rollouts.BRIEFLY)
+    options: dict[str, Any] = {"n": 1, "temperature": 0.0, "max_new_tokens": new}
+    before = rl.roll_out(lens, fresh, store=kept / "fresh.jsonl", **options)
+    rows = []
+    for _, own in found.table.groupby("null"):
+        best = own.loc[own["gain"].idxmax()]
+        name, layer, alpha = str(best["role"]), int(best["layer"]), float(best["alpha"])
+        after = rl.roll_out(
+            lens,
+            fresh,
+            hooks=rl.add(vectors.direction(name, layer, -1), alpha),
+            store=kept / f"fresh, {name}.jsonl",
+            steering=f"{alpha} x {name} at layer {layer}",
+            **options,
+        )
+        change = rollouts.compare(before, after)
+        rows.append(
+            {
+                "role": name,
+                "layer": layer,
+                "alpha": alpha,
+                "before": before.pass_at_1,
+                "after": after.pass_at_1,
+                "low": change.low,
+                "high": change.high,
+                "p": change.p,
+            }
+        )
+    table(pd.DataFrame(rows), 3)
 
 
 def letters(bench: Sequence[Question]) -> Problems:
