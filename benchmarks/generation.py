@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=64)
     given = parser.parse_args()
     lens = rl.load("smollm2")
-    every = rl.load_problems(given.problems)
+    every = rl.load_problems(given.problems, template=rl.rollouts.STEPWISE)
     problems = every.take(range(min(given.number, len(every))))
     prompts = [problems.prompt(problem) for problem in problems]
     vectors = rl.role_vectors(
