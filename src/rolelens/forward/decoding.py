@@ -136,9 +136,9 @@ def _distinct(batch: Batch) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " row"]
     """One row of each prompt, and which of these prompts every row has."""
     lengths = zip(batch.lengths.tolist(), batch.prompt_lengths.tolist(), strict=True)
     keys = [(*ends, *ids) for ends, ids in zip(lengths, batch.ids.tolist(), strict=True)]
-    place = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-    first = [keys.index(key) for key in place]
-    return torch.tensor(first), torch.tensor([place[key] for key in keys])
+    place: dict[tuple[int, ...], int] = {}
+    which = [place.setdefault(key, len(place)) for key in keys]
+    return torch.tensor([which.index(n) for n in range(len(place))]), torch.tensor(which)
 
 
 def _untouched(batch: Batch, hooks: Hooks) -> int:
