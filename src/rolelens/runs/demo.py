@@ -208,8 +208,8 @@ def _verdict(
     found += (
         f"The {role} vector at layer {layer} gained {100 * gain:+.1f} points where it was chosen "
         f"and {100 * effect.difference:+.1f} on the held-out half (p = {effect.p:.2f}); a random "
-        f"direction of the same norm, {100 * random.difference:+.1f}. So few questions show "
-        f"{in_points(effect.detectable)}. "
+        f"direction of the same norm, {100 * random.difference:+.1f}. "
+        f"{effect.questions} questions show {in_points(effect.detectable)}. "
     )
     if effect.p < 0.05:
         word = "helps" if effect.difference > 0 else "hurts"
