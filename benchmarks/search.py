@@ -19,7 +19,6 @@ from rolelens import scoring
 N_ROLES = 10
 SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16], "positions": [-5, -3, -1]}
 KINDS: Any = (("all", "letter", 32), ("post-instruction", "letter", 128))
-COSTED = "psychology"
 COUNTED = 8
 """One question in so many is counted for the loop; its operations go with the tokens."""
 
@@ -57,18 +56,26 @@ def regret(
 
 
 def cost(
-    lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, domains: dict[str, str], store: Path | None
+    lens: rl.Lens,
+    vectors: rl.RoleVectors,
+    bench: Any,
+    domains: dict[str, list[str]],
+    store: Path | None,
 ) -> None:
-    """The paper's whole grid for some roles, each on the questions of its domain."""
-    made: list[rl.Search] = []
-    seconds, spent = timed(
-        lambda: flops(
-            lambda: made.append(rl.search(lens, vectors, bench, domains=domains, store=store))
+    """The paper's whole grid for the roles of some domains, each on the questions of its own."""
+    print("\n| domain | roles | questions | cells | run exactly | rho, median | minutes ", end="")
+    print("| FLOPs, of a loop |\n" + "|---" * 8 + "|", flush=True)
+    total = np.zeros(7)
+    for domain, roles in domains.items():
+        questions = bench.domain(domain)
+        file = store and store.with_name(f"{store.stem} {domain}{store.suffix}")
+        made: list[rl.Search] = []
+        seconds, spent = timed(
+            lambda own=vectors[roles], questions=questions, file=file, made=made: flops(
+                lambda: made.append(rl.search(lens, own, questions, store=file))
+            )
         )
-    )
-    found, loop = made[0], 0.0
-    for domain in sorted({domains[role] for role in vectors.roles}):
-        prepared = scoring.prepare(lens, bench.domain(domain), "letter")
+        prepared = scoring.prepare(lens, questions, "letter")
         ids = sorted(prepared.tokens.ids, key=len)
         some = ids[COUNTED // 2 :: COUNTED]
         once = flops(
@@ -76,15 +83,22 @@ def cost(
                 lens.model, some, prepared.letters, 12, torch.zeros(lens.d_model), 1
             )
         )
-        cells = sum(domains[key.role] == domain for key in found.grid.keys)
-        loop += once * sum(map(len, ids)) / sum(map(len, some)) * cells
-    run = int((found.table["questions"] > 0).sum())
-    print("\n| roles | cells | run exactly | rho, median | minutes | FLOPs, of a loop |")
-    print("|---" * 6 + "|")
-    print(
-        f"| {len(vectors.roles)} | {len(found.grid.keys)} | {run} "
-        f"| {found.quality['rho'].median():.2f} | {seconds / 60:.0f} | {spent / loop:.2%} |",
-        flush=True,
+        found = made[0].table
+        loop = once * sum(map(len, ids)) / sum(map(len, some)) * len(found)
+        rho, run = made[0].quality["rho"].median(), (found["questions"] > 0).sum()
+        row = np.array([len(roles), len(questions), len(found), run, seconds / 60, spent, loop])
+        total += row
+        print(costs(domain, row, f"{rho:.2f}"), flush=True)
+    if len(domains) > 1:
+        print(costs("all", total, ""), flush=True)
+
+
+def costs(name: str, row: Any, rho: str) -> str:
+    """A line of the table."""
+    roles, questions, cells, run, minutes, spent, loop = row
+    return (
+        f"| {name} | {roles:.0f} | {questions:.0f} | {cells:.0f} | {run:.0f} | {rho} "
+        f"| {minutes:.1f} | {spent / loop:.2%} |"
     )
 
 
@@ -92,9 +106,14 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paper", type=Path, help="a folder with the paper's prompts and split")
-    parser.add_argument("--only", default="all,post-instruction,cost", help="grid: all 29 roles")
+    parser.add_argument("--only", default="all,post-instruction,cost")
+    parser.add_argument("--domains", default="psychology", help="of the cost; all for every one")
     parser.add_argument("--dtype", help="auto for bfloat16")
-    parser.add_argument("--store", type=Path, help="keeps what the grid's search has finished")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        help="keeps what is finished, a file a domain; the costs are of what is left to run",
+    )
     given = parser.parse_args()
     lens = rl.load("smollm2", dtype=given.dtype)
     if given.paper:
@@ -109,12 +128,12 @@ def main() -> None:
     only = given.only.split(",")
     if kinds := [kind for kind in KINDS if kind[0] in only]:
         regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"), kinds)
-    domains = {name: str(prompts.domain) for name, prompts in roles.items()}
     if "cost" in only:
-        some = [role for role in vectors.roles if domains[role] == COSTED]
-        cost(lens, vectors[some], bench, domains, None)
-    if "grid" in only:
-        cost(lens, vectors, bench, domains, given.store)
+        domains: dict[str, list[str]] = {}
+        for name, prompts in roles.items():
+            domains.setdefault(str(prompts.domain), []).append(name)
+        asked = sorted(domains) if given.domains == "all" else given.domains.split(",")
+        cost(lens, vectors, bench, {name: domains[name] for name in asked}, given.store)
 
 
 if __name__ == "__main__":
