@@ -168,24 +168,80 @@ def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
     print(
         f"TruthfulQA, {len(test)} questions: MC1 {before[0].accuracy:.3f}, "
         f"MC2 {float(before[1].mc2.mean()):.3f} unsteered\n\n"
-        "| direction | cell | MC1 gain (points) | MC2 gain (points) | p of MC2, not corrected |\n"
-        "|---|---|---|---|---|",
+        "| direction | cell | MC1 gain (points) | MC2 gain (points) |\n|---|---|---|---|",
         flush=True,
     )
+    p: dict[str, list[float]] = {}
+    cells: dict[str, tuple[int, float]] = {}
+    gained: dict[str, float] = {}
     for role, own in found.groupby("role", sort=False):
         best = own.loc[own["margin"].idxmax()]
         d = vectors.direction(str(role), int(best["layer"]), -1)
+        cells[str(role)] = (d.layer, float(best["alpha"]))
         hooks = rl.add(d, float(best["alpha"]))
         after = [rl.evaluate(lens, [b[k] for k in test], hooks, "cloze") for b in (ones, several)]
-        one = stats.paired((after[0].correct.double() - before[0].correct.double()).tolist())
-        more = stats.paired((after[1].mc2 - before[1].mc2).tolist())
+        gains = [
+            stats.paired((after[0].correct.double() - before[0].correct.double()).tolist()),
+            stats.paired((after[1].mc2 - before[1].mc2).tolist()),
+        ]
+        shown = [f"{100 * g.value:+.1f} ({100 * g.low:+.1f} to {100 * g.high:+.1f})" for g in gains]
         print(
-            f"| {role} | layer {d.layer}, alpha {best['alpha']:g} "
-            f"| {100 * one.value:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}) "
-            f"| {100 * more.value:+.1f} ({100 * more.low:+.1f} to {100 * more.high:+.1f}) "
-            f"| {more.p:.3f} |",
+            f"| {role} | layer {d.layer}, alpha {best['alpha']:g} | {' | '.join(shown)} |",
             flush=True,
         )
+        if not nulls.imitated(str(role)):
+            p[str(role)], gained[str(role)] = [g.p for g in gains], gains[1].value
+    corrected = [stats.adjusted(column) for column in zip(*p.values(), strict=True)]
+    rows = zip(p, *corrected, strict=True)
+    print("\nHolm over the directions:\n")
+    table(pd.DataFrame(rows, columns=["direction", "p of MC1", "p of MC2"]), 3)
+    top = max((role for role in p), key=gained.__getitem__)
+    unseen = [[b[k] for k in order[4 * n :]] for b in (ones, several)]
+    truthful_once_more(lens, vectors, top, cells[top], unseen)
+
+
+def truthful_once_more(
+    lens: rl.Lens,
+    vectors: RoleVectors,
+    role: str,
+    cell: tuple[int, float],
+    unseen: Sequence[Sequence[Question]],
+) -> None:
+    """A direction on questions that nothing has seen, beside the nulls in the same cell.
+
+    Then the same options under other questions: what is gained there as well is gained by how
+    answers sound, not by whether they are true of what was asked.
+    """
+    layer, alpha = cell
+    swapped = [
+        [dataclasses.replace(q, text=bench[n - 1].text) for n, q in enumerate(bench)]
+        for bench in unseen
+    ]
+    print(
+        f"{role} and the nulls at layer {layer}, alpha {alpha:g}, {len(unseen[0])} unseen "
+        "questions\n\n| direction | questions | MC1 | gain (points) | MC2 | gain (points) |\n"
+        "|---|---|---|---|---|---|",
+        flush=True,
+    )
+    tried = [role, *(name for name in vectors.roles if nulls.imitated(name))]
+    for kind, benches in (("their own", unseen), ("others'", swapped)):
+        before = [rl.evaluate(lens, bench, method="cloze") for bench in benches]
+        for name in tried if kind == "their own" else [role]:
+            hooks = rl.add(vectors.direction(name, layer, -1), alpha)
+            one, more = (rl.evaluate(lens, bench, hooks, "cloze") for bench in benches)
+            print(
+                f"| {name} | {kind} | {before[0].accuracy:.3f} "
+                f"| {gain(one.correct.double() - before[0].correct.double())} "
+                f"| {float(before[1].mc2.mean()):.3f} | {gain(more.mc2 - before[1].mc2)} |",
+                flush=True,
+            )
+
+
+def gain(differences: torch.Tensor) -> str:
+    """Points with their interval, and p."""
+    found = stats.paired(differences.tolist())
+    low, high = 100 * found.low, 100 * found.high
+    return f"{100 * found.value:+.1f} ({low:+.1f} to {high:+.1f}), p = {found.p:.4f}"
 
 
 def main() -> None:
