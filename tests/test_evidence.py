@@ -82,6 +82,14 @@ def test_a_gain_in_letters_is_qualified() -> None:
     assert "helps, but not with the options in another order, +20.0" in moved
     one = evidence.verdict(row | {"permuted": 0.1, "constant": 0.6})
     assert "helps, but no more than always giving one letter, +20.0" in one
+    lower = evidence.verdict(row | {"null_low": -0.01, "null_high": 0.19})
+    assert "helps, +20.0 points" in lower
+    assert ", nulls in the same cell -1.0 to +19.0)" in lower
+    higher = evidence.verdict(row | {"null_low": -0.01, "null_high": 0.2})
+    assert "helps, but so does a null in the same cell, +20.0" in higher
+    harmed = {"gain": -0.2, "null_low": -0.3, "null_high": 0.3}
+    assert "hurts, but so does a null in the same cell, -20.0" in evidence.verdict(row | harmed)
+    assert "hurts, -20.0" in evidence.verdict(row | harmed | {"null_low": -0.1})
     few = evidence.verdict(row | {"p_holm": 0.2, "detectable": None})
     assert "no change would have shown" in few
 

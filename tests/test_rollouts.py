@@ -454,6 +454,17 @@ def test_a_trial_finds_what_was_planted_and_no_null(
     )
     right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
     assert sum(right) / len(right) == pytest.approx(own["after"])
+    gains = []
+    for k in range(3):
+        d = role(knowing).direction(f"gaussian {k} ~ math", int(own["layer"]), -1)
+        texts = knowing.generate(
+            [p.question for p in problems], hooks=rl.add(d, own["alpha"]), max_new_tokens=1
+        )
+        right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
+        gains.append(sum(right) / len(right) - own["before"])
+    assert (own["null_low"], own["null_high"]) == pytest.approx((min(gains), max(gains)))
+    assert null["null_high"].isna().all()
+    assert "so does a null" not in found.verdicts[1]
     monkeypatch.setattr(forward, "decode", None)
     again = rollouts.trial(
         knowing, role(knowing), hidden(80), [1.0, 3.0], folder=tmp_path, **options
@@ -473,6 +484,21 @@ def test_a_trial_chooses_the_layer(knowing: rl.Lens) -> None:
         )
         assert found.table["layer"].tolist() == [2]
         assert found.cells.set_index("layer")["gain"][2] > 0.3
+        assert found.verdicts[1].startswith("math (layer 2, alpha 1) helps: ")  # beside no nulls
+
+
+def test_nulls_of_another_direction_are_tried_as_strong(knowing: rl.Lens) -> None:
+    d = role(knowing)["math"]
+    named = dataclasses.replace(d, directions=3 * d.directions, roles=("another",))
+    options = {"layers": [2], "max_new_tokens": 1, "verifier": letter, "anyway": True}
+    own, other = (
+        rollouts.trial(
+            knowing, rl.concat(one, nulls.gaussian(d, 3)), hidden(80), [alpha], **options
+        ).table.iloc[0]
+        for one, alpha in ((d, 3.0), (named, 1.0))
+    )
+    columns = ["after", "null_low", "null_high"]
+    assert other[columns].tolist() == own[columns].tolist()
 
 
 def test_nothing_is_tried_near_the_floor(knowing: rl.Lens) -> None:

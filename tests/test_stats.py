@@ -219,6 +219,14 @@ def test_a_rank_among_nulls_has_a_floor() -> None:
     assert stats.null_rank(0.0, []) == 1.0
 
 
+def test_values_are_reached_on_their_side_of_zero() -> None:
+    assert stats.reached(2.0, -9.0, 2.0)
+    assert not stats.reached(2.0, -9.0, 1.9)
+    assert stats.reached(-2.0, -2.0, 9.0)
+    assert not stats.reached(-2.0, -1.9, 9.0)
+    assert not stats.reached(2.0, float("nan"), float("nan"))
+
+
 def test_bad_values_are_refused_in_a_sentence() -> None:
     with pytest.raises(rl.InputError, match="at least one question"):
         stats.sign_flip([])

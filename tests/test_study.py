@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -8,6 +9,7 @@ import torch
 import planted
 import rolelens as rl
 from rolelens import evidence
+from rolelens.vectors.nulls import gaussian
 
 ROLES = {"mathematician": "math", "lawyer": "law", "painter": "art"}
 TEXT = "bcd fgh (1) jkl " * 30
@@ -91,6 +93,50 @@ def test_nulls_are_searched_likewise_and_rank_lower(found: evidence.Study) -> No
     assert found.chosen.loc[imitated, "split_half"].isna().all()
 
 
+def test_nulls_are_tried_in_the_very_cells_of_the_roles(
+    found: evidence.Study, lens, vectors, roles, bench
+) -> None:
+    nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
+    for role, domain in ROLES.items():
+        cell = found.chosen.set_index("role").loc[role]
+        asked = set(found.answers[found.answers["domain"] == domain]["question"])
+        held_out = [q for q in bench if q.id in asked]
+        before = rl.evaluate(lens, held_out).correct.double().mean()
+        where = int(cell["layer"]), int(cell["position"])
+        norm = vectors.direction(role, *where).vector.double().norm()
+        gains = []
+        for null in nulls.roles:
+            if null.endswith(f" ~ {role}"):
+                noise = nulls.direction(null, *where)
+                alpha = cell["alpha"] * norm / noise.vector.double().norm()
+                after = rl.evaluate(lens, held_out, hooks=rl.add(noise, float(alpha)))
+                gains.append(float(after.correct.double().mean() - before))
+        assert len(gains) == 6
+        row = found.table.set_index("role").loc[role]
+        assert row["null_low"] == pytest.approx(min(gains))
+        assert row["null_high"] == pytest.approx(max(gains))
+        sign = 1 if row["gain"] >= 0 else -1
+        as_much = sum(sign * gain >= sign * row["gain"] for gain in gains)
+        assert row["null_rank"] == pytest.approx((1 + as_much) / 7)
+    assert "so does a null" not in found.verdicts[0]
+    assert ", nulls in the same cell " in found.verdicts[0]
+
+
+def test_a_domain_s_nulls_serve_all_of_its_roles_at_equal_strength(lens, vectors, bench) -> None:
+    own = vectors[["mathematician", "lawyer"]]
+    where = {"mathematician": "math", "lawyer": "math"}  # of which one has nulls
+    noise = gaussian(vectors["mathematician"], n=2)
+    longer = dataclasses.replace(noise, directions=5 * noise.directions)
+    columns = ["null_low", "null_high", "null_rank"]
+    options = OPTIONS | {"ablated": 0}
+    first, second = (
+        evidence.study(lens, own, bench, where, nulls=nulls, **options).table
+        for nulls in (noise, longer)
+    )
+    assert first[columns].notna().all(axis=None)
+    pd.testing.assert_frame_equal(first[columns], second[columns])
+
+
 def test_reliability_and_what_is_shared_are_told_of_the_chosen_cells(
     found: evidence.Study, lens, vectors, roles
 ) -> None:
@@ -149,6 +195,7 @@ def test_every_fold_is_asked_once(lens, vectors, bench) -> None:
     assert len(found.chosen) == 9
     assert found.table.set_index("role").loc["mathematician", "p_holm"] < 0.05
     assert found.ablation.empty
+    assert "null_high" not in found.table  # none were given
 
 
 def shuffled(bench: rl.Benchmark, seed: int) -> rl.Benchmark:

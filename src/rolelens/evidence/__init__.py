@@ -2,7 +2,15 @@
 
 from rolelens.evidence.compare import Comparison, compare
 from rolelens.evidence.controls import Headroom, headroom, letters
-from rolelens.evidence.effects import answered, changes, effects, given, transfer, verdict
+from rolelens.evidence.effects import (
+    answered,
+    beside_nulls,
+    changes,
+    effects,
+    given,
+    transfer,
+    verdict,
+)
 from rolelens.evidence.study import Study, study
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "Headroom",
     "Study",
     "answered",
+    "beside_nulls",
     "changes",
     "compare",
     "effects",

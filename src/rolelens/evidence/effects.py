@@ -122,18 +122,47 @@ def transfer(answers: pd.DataFrame) -> pd.DataFrame:
     return _corrected(pd.DataFrame(rows), "p")
 
 
+def beside_nulls(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """What nulls do in the very cells of the roles: disturbance alone may do as much.
+
+    Args:
+        table: from :func:`effects`.
+        answers: of nulls, with the role whose cell they were tried in as ``beside``.
+
+    Returns:
+        The table, with the lowest and highest gain of nulls (``null_low``, ``null_high``), and as
+        ``null_rank`` the share of them that gained as much as the role, or lost as much where it
+        loses (itself counted).
+    """
+    change = changes(answers).groupby([answers["beside"], answers["role"]]).mean()
+    rows = []
+    for role, gain in zip(table["role"], table["gain"], strict=True):
+        own = change[role].tolist() if role in change else []
+        sign = 1 if gain >= 0 else -1
+        rows.append(
+            {
+                "null_low": min(own, default=None),
+                "null_high": max(own, default=None),
+                "null_rank": stats.null_rank(sign * gain, [sign * x for x in own]) if own else None,
+            }
+        )
+    return table.assign(**pd.DataFrame(rows, index=table.index, dtype=float))
+
+
 def verdict(row: Mapping[str, Any]) -> str:
     """One row of :func:`effects` in a sentence."""
     role, domain = row["role"], row["domain"]
     found = (
         f"{100 * row['gain']:+.1f} points on {row['questions']:.0f} held-out questions of {domain} "
         f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, "
-        f"p = {row['p_holm']:.2g} over all roles)"
+        f"p = {row['p_holm']:.2g} over all roles{_nulls(row)})"
     )
     if row["p_holm"] >= stats.LEVEL:
         shown = stats.in_points(None if pd.isna(row["detectable"]) else row["detectable"])
         return f"{role}: nothing beyond chance, {found}; {shown} would have shown."
     word = "helps" if row["gain"] > 0 else "hurts"
+    if _nulls(row) and stats.reached(row["gain"], row["null_low"], row["null_high"]):
+        word += ", but so does a null in the same cell"
     if pd.notna(row.get("permuted")):  # letters
         if row["permuted"] * row["gain"] <= 0:
             word += ", but not with the options in another order"
@@ -149,6 +178,14 @@ def verdict(row: Mapping[str, Any]) -> str:
     own = row["interaction_p_holm"] < stats.LEVEL and row["interaction"] * row["gain"] > 0
     what = "more than elsewhere" if own else "not more than elsewhere"
     return f"{role}: {word}, {found}, and {what}: {elsewhere}."
+
+
+def _nulls(row: Mapping[str, Any]) -> str:
+    """What nulls did in the same cell, where they were tried."""
+    if pd.isna(row.get("null_high")):
+        return ""
+    low, high = 100 * row["null_low"], 100 * row["null_high"]
+    return f", nulls in the same cell {low:+.1f} to {high:+.1f}"
 
 
 def _by_role(

@@ -18,6 +18,7 @@ from rolelens.lens import Lens
 from rolelens.scoring import Method, Scores, evaluate, perplexity
 from rolelens.sweep import Key, score_cells, search
 from rolelens.vectors import RoleVectors, concat
+from rolelens.vectors.nulls import factor, imitated
 
 Stores = Callable[[str], Path | None]
 PROMPT = "You are a {role}."
@@ -76,6 +77,34 @@ class Fold:
             name = f"permuted-{domain}"
             frames += self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
         return frames
+
+    def disturbed(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
+        """Nulls in the chosen cells of the roles (``beside``), as strong, in the roles' domains."""
+        frames = []
+        for domain in dict.fromkeys(self.places[role] for role in self.roles):
+            own = [role for role, place in self.places.items() if place == domain]
+            nulls = [name for name in own if imitated(name) and name in keys]
+            cells = {
+                (role, null): self._instead(null, keys[role])
+                for role in self.roles
+                if role in own
+                for null in nulls
+            }
+            if cells:
+                asked = self.test.domain(domain)
+                tried = list(cells.values())
+                name = f"nulls-{domain}"
+                found = self._scored(name, self.vectors, asked, tried, tokens=self.tokens)[1]
+                frames += [
+                    answers.assign(beside=role)
+                    for (role, _), answers in zip(cells, found, strict=True)
+                ]
+        return frames
+
+    def _instead(self, null: str, key: Key) -> Key:
+        """The cell of a role, with a null in its place that is as strong."""
+        scale = factor(self.vectors, null, key.role, key.layer, key.position)
+        return key._replace(role=null, alpha=key.alpha * scale)
 
     def read(self, keys: Mapping[str, Key], text: str) -> pd.DataFrame:
         """How much less well a text is predicted in the chosen cells."""

@@ -14,7 +14,7 @@ from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
 from rolelens.evidence.controls import Headroom, headroom
-from rolelens.evidence.effects import changes, effects, given, transfer, verdict
+from rolelens.evidence.effects import beside_nulls, changes, effects, given, transfer, verdict
 from rolelens.evidence.fold import Fold, Stores
 from rolelens.forward import Selection
 from rolelens.lens import Lens
@@ -42,8 +42,9 @@ class Study(Shown):
             d from the other, and ``split_half_own``, the same without what the roles share.
         table: a row a role, see :func:`rolelens.evidence.effects`; with ``optimism``, the gain
             where the cell was chosen minus the gain on other questions; in letters, the gain where
-            the options are ``permuted``; with a text, its ``perplexity`` steered as a multiple of
-            the unsteered one.
+            the options are ``permuted``; with nulls, what these do in the same cell, see
+            :func:`rolelens.evidence.beside_nulls`; with a text, its ``perplexity`` steered as a
+            multiple of the unsteered one.
         transfer: a row for each role and domain, see :func:`rolelens.evidence.transfer`.
         ablation: the same as ``table`` for the directions removed; with gains of random ones.
         prompted: the same for the role as a prompt, without steering; by ``form``: a system prompt,
@@ -139,7 +140,7 @@ def study(
         benchmark: the questions, or what :func:`rolelens.load_benchmark` takes.
         domains: the domain of each role.
         nulls: from :func:`rolelens.null_vectors`; a null is searched in the domain of the role it
-            imitates.
+            imitates, and tried in the cells of all roles of that domain.
         halves: the same roles measured on two halves of the prompts, from
             :func:`rolelens.half_vectors`; they say how reliable the chosen directions are.
         layers: as for :func:`rolelens.search`.
@@ -179,7 +180,7 @@ def study(
         return Study(room, *[empty] * len(TABLES))
     every = (concat(vectors, nulls) if nulls else vectors)[live]
     grid: dict[str, Any] = {"layers": layers, "positions": positions, "alphas": alphas}
-    names = ("chosen", "answers", "permuted", "removed", "prompted", "read")
+    names = ("chosen", "answers", "nulls", "permuted", "removed", "prompted", "read")
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
     pairs = [benchmark.split(share, seed)] if folds is None else benchmark.folds(folds, seed)
     for number, (selection, test) in enumerate(pairs):
@@ -192,6 +193,9 @@ def study(
         before, answers = fold.tried(keys)
         parts["chosen"].append(chosen)
         parts["answers"] += answers
+        if nulls is not None:
+            say("Nulls in the same cells")
+            parts["nulls"] += fold.disturbed(keys)
         if lettered:
             say("The same with the options in another order")
             parts["permuted"] += fold.permuted(keys)
@@ -209,6 +213,8 @@ def study(
     table = effects(frames["answers"], where)
     gained = cells[cells["role"].isin(roles)].groupby("role")["accuracy_gain"].mean()
     table["optimism"] = table["role"].map(gained) - table["gain"]
+    if "nulls" in frames:
+        table = beside_nulls(table, frames["nulls"])
     if "permuted" in frames:
         again = frames["permuted"]
         table["permuted"] = table["role"].map(changes(again).groupby(again["role"]).mean())

@@ -1,5 +1,7 @@
 """Directions tried on generation: strengths chosen on some problems, effects told on others."""
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from rolelens.lens import Lens
 from rolelens.rollouts.problems import Problems, Verifier, right_number
 from rolelens.rollouts.sampling import Rollouts, compare, roll_out
 from rolelens.vectors import RoleVectors, check_sources
-from rolelens.vectors.nulls import imitated
+from rolelens.vectors.nulls import factor, imitated
 
 FLOOR = 0.05
 """Pass@1 that the unsteered model has to be above, by the low end of its interval."""
@@ -32,7 +34,8 @@ class Trial(Shown):
         table: a row a direction: its chosen ``layer`` and ``alpha``, the gain ``where_chosen``;
             ``before`` and ``after`` on the other problems, ``gain`` with its 95 % interval, ``p``
             (paired permutation test) with ``p_holm`` over all but nulls; of these ``rank``, the
-            share of nulls that gained as much where they were chosen (itself counted).
+            share of nulls that gained as much where they were chosen (itself counted), and the
+            lowest and highest gain of nulls in its own cell, ``null_low`` and ``null_high``.
         before: the unsteered answers to the other problems.
         after: the steered ones, by direction.
     """
@@ -96,7 +99,9 @@ def trial(
 
     Args:
         lens: the model.
-        vectors: the directions, by their last position; nulls are chosen in the same way.
+        vectors: the directions, by their last position; nulls are chosen in the same way, and tried
+            in the cells of the others, as strong: those that imitate a direction in its cell, or
+            all where none does.
         problems: those that nothing was estimated on.
         alphas: raw strengths.
         layers: all layers of the vectors by default.
@@ -133,18 +138,27 @@ def trial(
         store = None if folder is None else Path(folder) / f"{name.replace('/', '_')}.jsonl"
         return roll_out(lens, asked, n, hooks=hooks, store=store, steering=steering, **options)
 
-    hooks = {  # made first: what fails fails before any answer
-        (role, layer, alpha): add(vectors.direction(role, layer, position), alpha, tokens=tokens)
-        for role in vectors.roles
-        for layer in chosen
-        for alpha in alphas
-    }
+    parts = {"chosen on": chosen_on, "others": others}
 
-    def steered(role: str, layer: int, alpha: float, part: str, asked: Problems) -> Rollouts:
+    @functools.cache
+    def steered(role: str, layer: int, alpha: float, part: str) -> Rollouts:
         name = f"{role}, layer {layer}, alpha {alpha:g}, {part}"
         d = vectors.direction(role, layer, position)
         how = f"{alpha} x {d.sha} at {d.site} of layer {layer}, tokens {tokens}"
-        return answered(name, asked, hooks[role, layer, alpha], how)
+        return answered(name, parts[part], add(d, alpha, tokens=tokens), how)
+
+    def instead(role: str, layer: int, alpha: float) -> list[float]:
+        """The gains of nulls in the cell of a direction."""
+        known = [name for name in vectors.roles if imitated(name)]
+        gains = []
+        for null in [name for name in known if imitated(name) == role] or known:
+            scale = factor(vectors, null, role, layer, position)
+            found = steered(null, layer, alpha * scale, "others")
+            gains.append(found.pass_at_1 - before.pass_at_1)
+        return gains
+
+    for role, layer, alpha in itertools.product(vectors.roles, chosen, alphas):
+        add(vectors.direction(role, layer, position), alpha, tokens=tokens)  # fails before answers
 
     before = answered("unsteered, others", others)
     if before.interval[0] < FLOOR and not anyway:
@@ -157,14 +171,15 @@ def trial(
         own: list[dict[str, Any]] = []
         for layer in chosen:
             for alpha in alphas:
-                found = steered(role, layer, alpha, "chosen on", chosen_on)
+                found = steered(role, layer, alpha, "chosen on")
                 gain = found.pass_at_1 - base.pass_at_1
                 cell = {"role": role, "layer": layer, "alpha": float(alpha)}
                 own.append(cell | {"pass_at_1": found.pass_at_1, "gain": gain})
         cells += own
         best = max(own, key=lambda cell: cell["gain"])
-        after[role] = steered(role, best["layer"], best["alpha"], "others", others)
+        after[role] = steered(role, best["layer"], best["alpha"], "others")
         change = compare(before, after[role])
+        nulls = [] if imitated(role) else instead(role, best["layer"], best["alpha"])
         rows.append(
             {
                 "role": role,
@@ -178,6 +193,8 @@ def trial(
                 "low": change.low,
                 "high": change.high,
                 "p": change.p,
+                "null_low": min(nulls, default=float("nan")),
+                "null_high": max(nulls, default=float("nan")),
             }
         )
     return Trial(pd.DataFrame(cells), _corrected(pd.DataFrame(rows)), before, after)
@@ -199,9 +216,16 @@ def _verdict(row: Mapping[str, Any]) -> str:
     does = "changes nothing that these problems could show"
     if row["p_holm"] < 0.05:
         does = "helps" if row["gain"] > 0 else "harms"
+        if stats.reached(row["gain"], row["null_low"], row["null_high"]):
+            does += ", but so does a null in the same cell"
+    beside = ""
+    if pd.notna(row["null_high"]):
+        beside = (
+            f", nulls in this cell {100 * row['null_low']:+.1f} to {100 * row['null_high']:+.1f}"
+        )
     return (
         f"{row['role']} (layer {row['layer']}, alpha {row['alpha']:g}) {does}: "
         f"{row['before']:.3f} -> {row['after']:.3f} ({100 * row['gain']:+.1f} points, 95 % "
         f"interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, p = {row['p_holm']:.2f} "
-        f"after Holm); {100 * row['where_chosen']:+.1f} points where the cell was chosen."
+        f"after Holm{beside}); {100 * row['where_chosen']:+.1f} points where the cell was chosen."
     )

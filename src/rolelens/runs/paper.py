@@ -33,6 +33,8 @@ TABLE_3 = {
     "gain": "gain",
     "low": "95 % low",
     "high": "95 % high",
+    "null_low": "lowest null there",
+    "null_high": "highest null there",
     "optimism": "optimism",
     "permuted": "gain, options permuted",
     "perplexity": "perplexity ratio",
@@ -297,7 +299,8 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
         "Optimism is the gain where the cell was chosen minus the gain on other questions. "
         "p-values are corrected over all roles. The interaction is the gain in the domain minus "
         "the gain in the others. The constant letter is the accuracy of always giving the option "
-        "that is correct most often."
+        "that is correct most often. The lowest and highest null are the gains of nulls in that "
+        "very cell, as strong: what disturbance alone does."
     )
     report.table(_columns(study.table, TABLE_3))
     report.heading("Every role in every domain")

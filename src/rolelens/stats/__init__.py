@@ -12,6 +12,7 @@ from rolelens.stats.inference import (
     null_rank,
     paired,
     paired_bootstrap,
+    reached,
     sign_flip,
     wilson,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "paired",
     "paired_bootstrap",
     "projections",
+    "reached",
     "separation",
     "separation_map",
     "sign_flip",

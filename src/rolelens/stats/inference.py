@@ -191,6 +191,11 @@ def null_rank(value: float, nulls: Sequence[float]) -> float:
     return (1 + sum(null >= value for null in nulls)) / (1 + len(nulls))
 
 
+def reached(value: float, low: float, high: float) -> bool:
+    """Whether one of the values from ``low`` to ``high`` is as far on its side of zero; NaN: no."""
+    return high >= value if value > 0 else low <= value
+
+
 def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> float | None:
     """Smallest change of accuracy that ``n`` paired questions show with 80 % power, as a share.
 

@@ -141,6 +141,15 @@ def names(kind: str, roles: tuple[str, ...], n: int) -> tuple[str, ...]:
     return tuple(f"{kind} {k} ~ {role}" for role in roles for k in range(n))
 
 
+def factor(vectors: RoleVectors, null: str, role: str, layer: int, position: int) -> float:
+    """What a null's alpha is multiplied by to be as strong as a role's there; 0 of a zero null.
+
+    Six digits of it, so that a null of the same norm has the same alpha.
+    """
+    norm = vectors.direction(null, layer, position).norm
+    return float(f"{vectors.direction(role, layer, position).norm / norm:.6g}") if norm else 0.0
+
+
 def imitated(name: str) -> str:
     """The role that a null of this name imitates; of a role's own name, an empty text."""
     return name.partition(" ~ ")[2]
