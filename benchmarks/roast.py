@@ -18,9 +18,10 @@ from measure import table
 import rolelens as rl
 from rolelens import rollouts, stats
 from rolelens.benchmarks import LETTERS, Question
+from rolelens.forward import Hook
 from rolelens.rollouts import FLOOR, Problem, Problems
-from rolelens.scoring import letter_prompt
-from rolelens.vectors import RoleVectors, nulls
+from rolelens.scoring import Scores, letter_prompt
+from rolelens.vectors import Direction, RoleVectors, nulls
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
 from rolelens.vectors.scaling import soft_scaled, top_k
 
@@ -164,47 +165,40 @@ def on_truthfulqa(lens: rl.Lens, path: Path, out: Path, n: int) -> None:
         method="cloze",
         store=out / "truthfulqa.db",
     ).table()
-    before = [rl.evaluate(lens, [b[k] for k in test], method="cloze") for b in (ones, several)]
+    benches = [[b[k] for k in test] for b in (ones, several)]
+    before = [rl.evaluate(lens, bench, method="cloze") for bench in benches]
     print(
         f"TruthfulQA, {len(test)} questions: MC1 {before[0].accuracy:.3f}, "
         f"MC2 {float(before[1].mc2.mean()):.3f} unsteered\n\n"
         "| direction | cell | MC1 gain (points) | MC2 gain (points) |\n|---|---|---|---|",
         flush=True,
     )
-    p: dict[str, list[float]] = {}
-    cells: dict[str, tuple[int, float]] = {}
-    gained: dict[str, float] = {}
+    tried: dict[str, tuple[Direction, float, list[stats.Estimate]]] = {}
     for role, own in found.groupby("role", sort=False):
         best = own.loc[own["margin"].idxmax()]
         d = vectors.direction(str(role), int(best["layer"]), -1)
-        cells[str(role)] = (d.layer, float(best["alpha"]))
-        hooks = rl.add(d, float(best["alpha"]))
-        after = [rl.evaluate(lens, [b[k] for k in test], hooks, "cloze") for b in (ones, several)]
-        gains = [
-            stats.paired((after[0].correct.double() - before[0].correct.double()).tolist()),
-            stats.paired((after[1].mc2 - before[1].mc2).tolist()),
-        ]
-        shown = [f"{100 * g.value:+.1f} ({100 * g.low:+.1f} to {100 * g.high:+.1f})" for g in gains]
-        print(
-            f"| {role} | layer {d.layer}, alpha {best['alpha']:g} | {' | '.join(shown)} |",
-            flush=True,
-        )
+        alpha = float(best["alpha"])
+        gains = mc_gains(lens, before, benches, rl.add(d, alpha))
+        shown = " | ".join(map(in_points, gains))
+        print(f"| {role} | layer {d.layer}, alpha {alpha:g} | {shown} |", flush=True)
         if not nulls.imitated(str(role)):
-            p[str(role)], gained[str(role)] = [g.p for g in gains], gains[1].value
-    corrected = [stats.adjusted(column) for column in zip(*p.values(), strict=True)]
-    rows = zip(p, *corrected, strict=True)
+            tried[str(role)] = d, alpha, gains
+    p = zip(*([g.p for g in gains] for _, _, gains in tried.values()), strict=True)
+    rows = zip(tried, *map(stats.adjusted, p), strict=True)
     print("\nHolm over the directions:\n")
     table(pd.DataFrame(rows, columns=["direction", "p of MC1", "p of MC2"]), 3)
-    top = max((role for role in p), key=gained.__getitem__)
+    top = max(tried, key=lambda role: tried[role][2][1].value)
+    d, alpha, _ = tried[top]
     unseen = [[b[k] for k in order[4 * n :]] for b in (ones, several)]
-    truthful_once_more(lens, vectors, top, cells[top], unseen)
+    truthful_once_more(lens, vectors, top, d.layer, alpha, unseen)
 
 
 def truthful_once_more(
     lens: rl.Lens,
     vectors: RoleVectors,
     role: str,
-    cell: tuple[int, float],
+    layer: int,
+    alpha: float,
     unseen: Sequence[Sequence[Question]],
 ) -> None:
     """A direction on questions that nothing has seen, beside the nulls in the same cell.
@@ -212,7 +206,6 @@ def truthful_once_more(
     Then the same options under other questions: what is gained there as well is gained by how
     answers sound, not by whether they are true of what was asked.
     """
-    layer, alpha = cell
     swapped = [
         [dataclasses.replace(q, text=bench[n - 1].text) for n, q in enumerate(bench)]
         for bench in unseen
@@ -228,20 +221,32 @@ def truthful_once_more(
         before = [rl.evaluate(lens, bench, method="cloze") for bench in benches]
         for name in tried if kind == "their own" else [role]:
             hooks = rl.add(vectors.direction(name, layer, -1), alpha)
-            one, more = (rl.evaluate(lens, bench, hooks, "cloze") for bench in benches)
+            one, more = mc_gains(lens, before, benches, hooks)
             print(
                 f"| {name} | {kind} | {before[0].accuracy:.3f} "
-                f"| {gain(one.correct.double() - before[0].correct.double())} "
-                f"| {float(before[1].mc2.mean()):.3f} | {gain(more.mc2 - before[1].mc2)} |",
+                f"| {in_points(one)}, p = {one.p:.4f} "
+                f"| {float(before[1].mc2.mean()):.3f} | {in_points(more)}, p = {more.p:.4f} |",
                 flush=True,
             )
 
 
-def gain(differences: torch.Tensor) -> str:
-    """Points with their interval, and p."""
-    found = stats.paired(differences.tolist())
-    low, high = 100 * found.low, 100 * found.high
-    return f"{100 * found.value:+.1f} ({low:+.1f} to {high:+.1f}), p = {found.p:.4f}"
+def mc_gains(
+    lens: rl.Lens,
+    before: Sequence[Scores],
+    benches: Sequence[Sequence[Question]],
+    hooks: Sequence[Hook],
+) -> list[stats.Estimate]:
+    """What steering adds to MC1 and to MC2."""
+    one, more = (rl.evaluate(lens, bench, hooks, "cloze") for bench in benches)
+    return [
+        stats.paired((one.correct.double() - before[0].correct.double()).tolist()),
+        stats.paired((more.mc2 - before[1].mc2).tolist()),
+    ]
+
+
+def in_points(gain: stats.Estimate) -> str:
+    """Points with their interval."""
+    return f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
 
 
 def main() -> None:
