@@ -54,7 +54,7 @@ def main() -> None:
             slow.append(one)
             fast.append(two)
         ratio = statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-        counted = flops(lambda size=size: theirs(size)) / flops(ours)
+        counted = flops(lambda size=size: theirs(size))[0] / flops(ours)[0]
         print(
             f"| steering-vectors 0.12.2, {kind} | {statistics.median(slow):.0f} | "
             f"{statistics.median(fast):.1f} | {ratio:.1f}x | {counted:.1f}x |",

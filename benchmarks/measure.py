@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+T = TypeVar("T")
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+
+def timed(run: Callable[[], T]) -> tuple[float, T]:
     """Seconds, and the result."""
     start = time.perf_counter()
     out = run()
@@ -31,11 +33,11 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def flops(run: Callable[[], Any]) -> float:
-    """Floating-point operations of matrix products."""
+def flops(run: Callable[[], T]) -> tuple[float, T]:
+    """Floating-point operations of matrix products, and what was made of them."""
     with _Counter() as counter:
-        run()
-    return float(counter.total)
+        made = run()
+    return float(counter.total), made
 
 
 def table(frame: pd.DataFrame, digits: int = 2) -> None:

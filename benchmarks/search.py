@@ -69,23 +69,22 @@ def cost(
     for domain, roles in domains.items():
         questions = bench.domain(domain)
         file = store and store.with_name(f"{store.stem} {domain}{store.suffix}")
-        made: list[rl.Search] = []
-        seconds, spent = timed(
-            lambda own=vectors[roles], questions=questions, file=file, made=made: flops(
-                lambda: made.append(rl.search(lens, own, questions, store=file))
+        seconds, (spent, made) = timed(
+            lambda own=vectors[roles], questions=questions, file=file: flops(
+                lambda: rl.search(lens, own, questions, store=file)
             )
         )
         prepared = scoring.prepare(lens, questions, "letter")
         ids = sorted(prepared.tokens.ids, key=len)
         some = ids[COUNTED // 2 :: COUNTED]
-        once = flops(
+        once, _ = flops(
             lambda some=some, prepared=prepared: peers.transformer_lens(
                 lens.model, some, prepared.letters, 12, torch.zeros(lens.d_model), 1
             )
         )
-        found = made[0].table
+        found = made.table
         loop = once * sum(map(len, ids)) / sum(map(len, some)) * len(found)
-        rho, run = made[0].quality["rho"].median(), (found["questions"] > 0).sum()
+        rho, run = made.quality["rho"].median(), (found["questions"] > 0).sum()
         row = np.array([len(roles), len(questions), len(found), run, seconds / 60, spent, loop])
         total += row
         print(costs(domain, row, f"{rho:.2f}"), flush=True)

@@ -72,13 +72,12 @@ class Row:
     def flops(self) -> float:
         """Operations of the whole grid: they are linear in the layer, so two layers are counted."""
         model, tokens, vocab = self.lens.model, self.prepared.tokens, self.prepared.letters
-        made: list[Any] = []
-        total = flops(
-            lambda: made.append(forward.cells(model, tokens, LAYERS[1:], self.tokens, vocab=vocab))
+        total, made = flops(
+            lambda: forward.cells(model, tokens, LAYERS[1:], self.tokens, vocab=vocab)
         )
         delta = torch.ones(1, self.lens.d_model)
         low, high = (
-            flops(lambda layer=layer: made[0].steered(forward.Addition(delta, layer)))
+            flops(lambda layer=layer: made.steered(forward.Addition(delta, layer)))[0]
             for layer in (3, 21)
         )
         per_layer = [high + (low - high) * (21 - layer) / 18 for layer in LAYERS[1:]]
@@ -102,7 +101,7 @@ class Row:
         agree = same / (checks * len(self.ids))
         ratio = "-"
         if counted:
-            ratio = f"{cells * flops(lambda: self.loop(12, -1, 1.0)) / self.flops():.1f}x"
+            ratio = f"{cells * flops(lambda: self.loop(12, -1, 1.0))[0] / self.flops():.1f}x"
         return (
             f"| {self.name} | {cells} | {worst:.0e} | {agree:.1%} | {slow:.0f} | {seconds:.0f} | "
             f"{slow / seconds:.1f}x | {ratio} | {self.bound():.1f}x |"
