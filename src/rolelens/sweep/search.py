@@ -135,7 +135,8 @@ def search(
         by: what the best cell is best in; ``accuracy`` breaks ties by margin.
         screened: questions of each domain that the prediction is made from, at most.
         seed: of the order of the questions and of the random cells.
-        store: a file that keeps every finished piece, as for :func:`rolelens.sweep`.
+        store: a file that keeps every finished piece, as for :func:`rolelens.sweep`; only the
+            prediction is made again by a search that goes on.
 
     Raises:
         InputError: as for :func:`rolelens.sweep`; or a role without a domain, or a domain
