@@ -246,7 +246,7 @@ def mc_gains(
 
 def in_points(gain: stats.Estimate) -> str:
     """Points with their interval."""
-    return f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return f"{100 * gain.value:+.1f} ({stats.points_between(gain.low, gain.high)})"
 
 
 def main() -> None:

@@ -448,20 +448,17 @@ def test_a_trial_finds_what_was_planted_and_no_null(
     assert " helps: " in found.verdicts[1]
     # The same by hand, on the same problems.
     problems = found.before.problems
-    d = role(knowing).direction("math", int(own["layer"]), -1)
-    texts = knowing.generate(
-        [p.question for p in problems], hooks=rl.add(d, own["alpha"]), max_new_tokens=1
-    )
-    right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
-    assert sum(right) / len(right) == pytest.approx(own["after"])
-    gains = []
-    for k in range(3):
-        d = role(knowing).direction(f"gaussian {k} ~ math", int(own["layer"]), -1)
+
+    def by_hand(name: str) -> float:
+        d = role(knowing).direction(name, int(own["layer"]), -1)
         texts = knowing.generate(
             [p.question for p in problems], hooks=rl.add(d, own["alpha"]), max_new_tokens=1
         )
         right = [text.startswith(p.answer) for p, text in zip(problems, texts, strict=True)]
-        gains.append(sum(right) / len(right) - own["before"])
+        return sum(right) / len(right)
+
+    assert by_hand("math") == pytest.approx(own["after"])
+    gains = [by_hand(f"gaussian {k} ~ math") - own["before"] for k in range(3)]
     assert (own["null_low"], own["null_high"]) == pytest.approx((min(gains), max(gains)))
     assert null["null_high"].isna().all()
     assert "so does a null" not in found.verdicts[1]

@@ -40,7 +40,7 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"{self.before:.3f} -> {self.after:.3f} ({100 * self.difference:+.1f} points, 95 % "
-            f"interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, p = {self.p:.2f}; "
+            f"interval {stats.points_between(self.low, self.high)}, p = {self.p:.2f}; "
             f"{self.questions} questions show {stats.in_points(self.detectable)})"
         )
 

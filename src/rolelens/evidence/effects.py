@@ -151,17 +151,17 @@ def beside_nulls(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 def verdict(row: Mapping[str, Any]) -> str:
     """One row of :func:`effects` in a sentence."""
-    role, domain = row["role"], row["domain"]
+    role, domain, nulls = row["role"], row["domain"], _nulls(row)
     found = (
         f"{100 * row['gain']:+.1f} points on {row['questions']:.0f} held-out questions of {domain} "
-        f"(95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, "
-        f"p = {row['p_holm']:.2g} over all roles{_nulls(row)})"
+        f"(95 % interval {stats.points_between(row['low'], row['high'])}, "
+        f"p = {row['p_holm']:.2g} over all roles{nulls})"
     )
     if row["p_holm"] >= stats.LEVEL:
         shown = stats.in_points(None if pd.isna(row["detectable"]) else row["detectable"])
         return f"{role}: nothing beyond chance, {found}; {shown} would have shown."
     word = "helps" if row["gain"] > 0 else "hurts"
-    if _nulls(row) and stats.reached(row["gain"], row["null_low"], row["null_high"]):
+    if nulls and stats.reached(row["gain"], row["null_low"], row["null_high"]):
         word += ", but so does a null in the same cell"
     if pd.notna(row.get("permuted")):  # letters
         if row["permuted"] * row["gain"] <= 0:
@@ -172,7 +172,7 @@ def verdict(row: Mapping[str, Any]) -> str:
         return f"{role}: {word}, {found}; other domains were not asked."
     elsewhere = (
         f"{100 * row['interaction']:+.1f} points beside other domains "
-        f"({100 * row['interaction_low']:+.1f} to {100 * row['interaction_high']:+.1f}, "
+        f"({stats.points_between(row['interaction_low'], row['interaction_high'])}, "
         f"p = {row['interaction_p_holm']:.2g})"
     )
     own = row["interaction_p_holm"] < stats.LEVEL and row["interaction"] * row["gain"] > 0
@@ -184,8 +184,7 @@ def _nulls(row: Mapping[str, Any]) -> str:
     """What nulls did in the same cell, where they were tried."""
     if pd.isna(row.get("null_high")):
         return ""
-    low, high = 100 * row["null_low"], 100 * row["null_high"]
-    return f", nulls in the same cell {low:+.1f} to {high:+.1f}"
+    return f", nulls in the same cell {stats.points_between(row['null_low'], row['null_high'])}"
 
 
 def _by_role(

@@ -71,9 +71,9 @@ class Fold:
     def permuted(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
         """The chosen cells of the roles, in their domains, with the options in another order."""
         frames = []
-        for domain in dict.fromkeys(self.places[role] for role in self.roles):
+        for domain, roles in self._by_domain(self.roles).items():
             asked = self.test.domain(domain).permuted(self.seed)
-            cells = [keys[role] for role in self.roles if self.places[role] == domain]
+            cells = [keys[role] for role in roles]
             name = f"permuted-{domain}"
             frames += self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
         return frames
@@ -81,25 +81,24 @@ class Fold:
     def disturbed(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
         """Nulls in the chosen cells of the roles (``beside``), as strong, in the roles' domains."""
         frames = []
-        for domain in dict.fromkeys(self.places[role] for role in self.roles):
-            own = [role for role, place in self.places.items() if place == domain]
-            nulls = [name for name in own if imitated(name) and name in keys]
-            cells = {
-                (role, null): self._instead(null, keys[role])
-                for role in self.roles
-                if role in own
-                for null in nulls
-            }
-            if cells:
-                asked = self.test.domain(domain)
-                tried = list(cells.values())
-                name = f"nulls-{domain}"
-                found = self._scored(name, self.vectors, asked, tried, tokens=self.tokens)[1]
-                frames += [
-                    answers.assign(beside=role)
-                    for (role, _), answers in zip(cells, found, strict=True)
-                ]
+        nulls = self._by_domain([name for name in self.vectors.roles if imitated(name)])
+        for domain, roles in self._by_domain(self.roles).items():
+            pairs = [(role, null) for role in roles for null in nulls.get(domain, ())]
+            if not pairs:
+                continue
+            asked = self.test.domain(domain)
+            cells = [self._instead(null, keys[role]) for role, null in pairs]
+            name = f"nulls-{domain}"
+            found = self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
+            frames += [own.assign(beside=role) for (role, _), own in zip(pairs, found, strict=True)]
         return frames
+
+    def _by_domain(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Roles or nulls, by their domain."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault(self.places[name], []).append(name)
+        return found
 
     def _instead(self, null: str, key: Key) -> Key:
         """The cell of a role, with a null in its place that is as strong."""

@@ -220,12 +220,10 @@ def _verdict(row: Mapping[str, Any]) -> str:
             does += ", but so does a null in the same cell"
     beside = ""
     if pd.notna(row["null_high"]):
-        beside = (
-            f", nulls in this cell {100 * row['null_low']:+.1f} to {100 * row['null_high']:+.1f}"
-        )
+        beside = f", nulls in this cell {stats.points_between(row['null_low'], row['null_high'])}"
     return (
         f"{row['role']} (layer {row['layer']}, alpha {row['alpha']:g}) {does}: "
         f"{row['before']:.3f} -> {row['after']:.3f} ({100 * row['gain']:+.1f} points, 95 % "
-        f"interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}, p = {row['p_holm']:.2f} "
+        f"interval {stats.points_between(row['low'], row['high'])}, p = {row['p_holm']:.2f} "
         f"after Holm{beside}); {100 * row['where_chosen']:+.1f} points where the cell was chosen."
     )

@@ -233,6 +233,11 @@ def in_points(share: float | None) -> str:
     return "no change" if share is None else f"{100 * share:.1f} points or more"
 
 
+def points_between(low: float, high: float) -> str:
+    """Two shares in points, in words: "-1.0 to +4.5"."""
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
 def _values(differences: Values) -> npt.NDArray[np.float64]:
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values):
