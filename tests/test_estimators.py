@@ -37,9 +37,9 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_difference_in_means_is_plain() -> None:
-    own = drawn(m=25)
-    expected = own.positive.numpy().mean(axis=0) - own.negative.numpy().mean(axis=0)
-    np.testing.assert_allclose(DifferenceInMeans().fit(own), expected, atol=1e-6)
+    labelled = drawn(m=25)
+    expected = labelled.positive.numpy().mean(axis=0) - labelled.negative.numpy().mean(axis=0)
+    np.testing.assert_allclose(DifferenceInMeans().fit(labelled), expected, atol=1e-6)
 
 
 def grouped(scale: float = 1.0) -> Labelled:
@@ -54,12 +54,22 @@ def grouped(scale: float = 1.0) -> Labelled:
 
 
 def test_the_grouped_mean_is_that_of_unit_differences() -> None:
-    own, total = grouped(), np.zeros(D)
+    labelled, total = grouped(), np.zeros(D)
     for question in (0, 1, 2):
-        r = own.positive[own.positive_groups == question].numpy().astype(float).mean(axis=0)
-        w = own.negative[own.negative_groups == question].numpy().astype(float).mean(axis=0)
+        r = (
+            labelled.positive[labelled.positive_groups == question]
+            .numpy()
+            .astype(float)
+            .mean(axis=0)
+        )
+        w = (
+            labelled.negative[labelled.negative_groups == question]
+            .numpy()
+            .astype(float)
+            .mean(axis=0)
+        )
         total += (r - w) / np.linalg.norm(r - w)
-    np.testing.assert_allclose(GroupedMean().fit(own), total / 3, atol=1e-12)
+    np.testing.assert_allclose(GroupedMean().fit(labelled), total / 3, atol=1e-12)
 
 
 def test_one_question_a_thousand_times_as_large_changes_the_plain_mean_only() -> None:
@@ -71,17 +81,17 @@ def test_one_question_a_thousand_times_as_large_changes_the_plain_mean_only() ->
 
 
 def test_paired_pca_is_the_top_eigenvector_with_the_sign_of_the_mean() -> None:
-    own = drawn()
-    delta = own.positive.double().numpy() - own.negative.double().numpy()
+    labelled = drawn()
+    delta = labelled.positive.double().numpy() - labelled.negative.double().numpy()
     _, vectors = np.linalg.eigh(delta.T @ delta)  # not centred
     expected = vectors[:, -1] * np.sign(vectors[:, -1] @ delta.mean(axis=0))
-    found = PairedPCA().fit(own)
-    np.testing.assert_allclose(found / found.norm(), expected, atol=1e-10)
+    direction = PairedPCA().fit(labelled)
+    np.testing.assert_allclose(direction / direction.norm(), expected, atol=1e-10)
 
 
 def test_logistic_weights_are_where_the_penalised_gradient_vanishes() -> None:
-    own = drawn()
-    x = torch.cat([own.positive, own.negative]).double().numpy()
+    labelled = drawn()
+    x = torch.cat([labelled.positive, labelled.negative]).double().numpy()
     mean, spread = x.mean(axis=0), x.std(axis=0)
     z, y = (x - mean) / spread, np.repeat([1.0, 0.0], 40)
     w = np.zeros(D + 1)  # Newton's method, the intercept not penalised
@@ -92,15 +102,17 @@ def test_logistic_weights_are_where_the_penalised_gradient_vanishes() -> None:
         hessian = design.T @ (design * (p * (1 - p))[:, None]) + penalty
         w -= np.linalg.solve(hessian, design.T @ (p - y) + penalty @ w)
     expected = torch.from_numpy(w[:D] / spread)
-    assert cosine(Logistic(c=0.5).fit(own), expected) == pytest.approx(1.0, abs=1e-8)
+    assert cosine(Logistic(c=0.5).fit(labelled), expected) == pytest.approx(1.0, abs=1e-8)
 
 
 def test_mass_mean_is_the_whitened_difference() -> None:
-    own = drawn(n=30, m=50)
-    parts = [p.double().numpy() for p in (own.positive, own.negative)]
+    labelled = drawn(n=30, m=50)
+    parts = [p.double().numpy() for p in (labelled.positive, labelled.negative)]
     within = np.concatenate([p - p.mean(axis=0) for p in parts])
     expected = np.linalg.solve(within.T @ within, parts[0].mean(axis=0) - parts[1].mean(axis=0))
-    assert cosine(MassMean().fit(own), torch.from_numpy(expected)) == pytest.approx(1.0, abs=1e-9)
+    assert cosine(MassMean().fit(labelled), torch.from_numpy(expected)) == pytest.approx(
+        1.0, abs=1e-9
+    )
 
 
 def test_lda_stands_between_the_difference_and_mass_mean() -> None:
@@ -110,12 +122,12 @@ def test_lda_stands_between_the_difference_and_mass_mean() -> None:
 
 
 def test_what_is_shared_is_gone() -> None:
-    own = drawn()
+    labelled = drawn()
     shared = torch.randn(2, D, generator=torch.Generator().manual_seed(1))
-    found = WithoutShared(DifferenceInMeans(), torch.cat([shared, shared[:1]])).fit(own)
+    direction = WithoutShared(DifferenceInMeans(), torch.cat([shared, shared[:1]])).fit(labelled)
     basis, _ = np.linalg.qr(shared.double().numpy().T)
-    d = own.difference.numpy()
-    np.testing.assert_allclose(found, d - basis @ (basis.T @ d), atol=1e-6)
+    d = labelled.difference.numpy()
+    np.testing.assert_allclose(direction, d - basis @ (basis.T @ d), atol=1e-6)
 
 
 ALL = [DifferenceInMeans(), GroupedMean(), PairedPCA(), Logistic(), MassMean(), LDA()]
@@ -127,18 +139,18 @@ ALL = [DifferenceInMeans(), GroupedMean(), PairedPCA(), Logistic(), MassMean(), 
 def test_directions_turn_with_the_space_and_point_to_the_positive(
     estimator: Estimator, seed: int
 ) -> None:
-    own = drawn(seed)
-    found = estimator.fit(own)
-    assert float(found @ own.differences.mean(dim=0)) >= 0
-    swapped = estimator.fit(Labelled(own.negative, own.positive))
-    torch.testing.assert_close(swapped, -found, atol=1e-4, rtol=1e-3)
+    labelled = drawn(seed)
+    direction = estimator.fit(labelled)
+    assert float(direction @ labelled.differences.mean(dim=0)) >= 0
+    swapped = estimator.fit(Labelled(labelled.negative, labelled.positive))
+    torch.testing.assert_close(swapped, -direction, atol=1e-4, rtol=1e-3)
     if isinstance(estimator, Logistic):  # standardising knows the axes
         return
     turn = torch.linalg.qr(
         torch.randn(D, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     ).Q
-    turned = Labelled(own.positive.double() @ turn, own.negative.double() @ turn)
-    torch.testing.assert_close(estimator.fit(turned), found @ turn, atol=1e-4, rtol=1e-3)
+    turned = Labelled(labelled.positive.double() @ turn, labelled.negative.double() @ turn)
+    torch.testing.assert_close(estimator.fit(turned), direction @ turn, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
@@ -147,8 +159,8 @@ def test_planted_directions_are_found(estimator: Estimator) -> None:
     truth = torch.randn(32, generator=make)
     truth /= truth.norm()
     noise = [torch.randn(400, 32, generator=make) for _ in range(2)]
-    found = estimator.fit(Labelled(noise[0] + 3 * truth, noise[1]))
-    assert cosine(found, truth) > 0.9
+    direction = estimator.fit(Labelled(noise[0] + 3 * truth, noise[1]))
+    assert cosine(direction, truth) > 0.9
 
 
 def test_bad_labels_are_refused(unchecked) -> None:
@@ -161,6 +173,19 @@ def test_bad_labels_are_refused(unchecked) -> None:
         Labelled(x, x, torch.tensor([0, 1]))
     with pytest.raises(rl.InputError, match="no group has positive and negative"):
         GroupedMean().fit(Labelled(x, x, torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])))
+    groups = torch.tensor([0, 1, 2])
+    with pytest.raises(rl.InputError, match="pass both or neither"):
+        Labelled(x, x, groups)
+    with pytest.raises(rl.InputError, match="3 positive and 2 negative activations are no pairs"):
+        PairedPCA().fit(Labelled(x, x[:2]))
+    with pytest.raises(rl.InputError, match="each has to be 0 or more"):
+        Labelled(x, x, groups, groups, {0: float("nan")})
+    with pytest.raises(rl.InputError, match="weights of all groups are 0"):
+        GroupedMean().fit(Labelled(x, 0 * x, groups, groups, dict.fromkeys(range(3), 0.0)))
+    with pytest.raises(rl.InputError, match="numbers of the direction are not all finite"):
+        drawn().ordered(torch.full((D,), torch.nan))
+    with pytest.raises(rl.InputError, match="shared directions are not all finite"):
+        WithoutShared(DifferenceInMeans(), torch.full((1, D), torch.inf)).fit(drawn())
     with pytest.raises(rl.InputError, match=r"c is 0.0; it has to be above 0"):
         Logistic(c=0.0).fit(drawn())
 
@@ -174,13 +199,18 @@ def test_classes_of_one_point_each_have_the_difference_in_means(estimator: Estim
 
 
 def test_order_within_groups_is_their_auroc() -> None:
-    own = drawn(n=30, m=50)
+    labelled = drawn(n=30, m=50)
     groups = torch.arange(30) % 4, torch.arange(50) % 5  # the last group has no positive one
-    own = Labelled(own.positive.round(), own.negative.round(), *groups)  # rounded: with ties
+    labelled = Labelled(
+        labelled.positive.round(), labelled.negative.round(), *groups
+    )  # rounded: with ties
     direction = torch.tensor([1.0, 0, 0, -1, 0, 0])
-    found = own.ordered(direction)
+    shares = labelled.ordered(direction)
     for k in range(4):
-        x = torch.cat([own.positive[groups[0] == k], own.negative[groups[1] == k]]) @ direction
+        x = (
+            torch.cat([labelled.positive[groups[0] == k], labelled.negative[groups[1] == k]])
+            @ direction
+        )
         y = np.arange(len(x)) < int((groups[0] == k).sum())
-        assert found[k] == pytest.approx(roc_auc_score(y, x))
-    assert len(found) == 4
+        assert shares[k] == pytest.approx(roc_auc_score(y, x))
+    assert len(shares) == 4

@@ -1,5 +1,9 @@
 """Estimators on data whose direction is known."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,10 @@ import torch
 import rolelens as rl
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean, Labelled
 from rolelens.vectors.geometry import magnitudes
-from rolelens.vectors.recovery import planted, recovery
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "recovery.py"
+_names = runpy.run_path(str(SCRIPT))
+planted, recovery, drawing = (_names[name] for name in ("planted", "recovery", "drawing"))
 
 ALL = {
     "plain": DifferenceInMeans(),
@@ -17,16 +24,16 @@ ALL = {
 
 
 def test_the_data_are_as_described() -> None:
-    own, w = planted(questions=4000, anisotropy=1.0, d=8, offset=0.0)
+    labelled, w = planted(questions=4000, anisotropy=1.0, d=8, offset=0.0)
     assert float(w.norm()) == pytest.approx(1.0)
-    found = (own.positive.mean(dim=0) - own.negative.mean(dim=0)).numpy()
+    found = (labelled.positive.mean(dim=0) - labelled.negative.mean(dim=0)).numpy()
     np.testing.assert_allclose(found, 1.5 * w.numpy(), atol=0.08)
-    noise = own.positive.numpy() - 0.75 * w.numpy()
+    noise = labelled.positive.numpy() - 0.75 * w.numpy()
     variances = np.sort(np.linalg.eigvalsh(np.cov(noise.T)))[::-1]
     expected = 1 / np.arange(1, 9)
     np.testing.assert_allclose(variances, 8 * expected / expected.sum(), rtol=0.08)
-    assert len(own.groups) == 4000
-    shares = np.bincount(own.positive_groups.numpy()) / 8
+    assert len(labelled.groups) == 4000
+    shares = np.bincount(labelled.positive_groups.numpy()) / 8
     assert set(shares) == {n / 8 for n in range(1, 8)}
 
 
@@ -37,7 +44,7 @@ def test_questions_lie_apart_and_are_uneven() -> None:
     assert means.var() == pytest.approx(4 + (1 / counts).mean(), rel=0.1)
     spread, _ = planted(questions=4000, spread=0.7, d=8, rollouts=2, shift=0.0, offset=0.0)
     even, _ = planted(questions=4000, d=8, rollouts=2, shift=0.0, offset=0.0)
-    sizes = [np.log(own.positive.norm(dim=-1).numpy()).var() for own in (spread, even)]
+    sizes = [np.log(labelled.positive.norm(dim=-1).numpy()).var() for labelled in (spread, even)]
     assert sizes[0] - sizes[1] == pytest.approx(0.49, abs=0.05)
 
 
@@ -63,11 +70,11 @@ def test_the_data_of_a_seed_are_the_same_for_all_estimators() -> None:
 
 
 def test_magnitude_and_consistency_against_a_loop() -> None:
-    own, _ = planted(questions=6, spread=1.0, d=5)
-    table = magnitudes(own)
+    labelled, _ = planted(questions=6, spread=1.0, d=5)
+    table = magnitudes(labelled)
     deltas = [
-        own.positive[own.positive_groups == k].mean(dim=0)
-        - own.negative[own.negative_groups == k].mean(dim=0)
+        labelled.positive[labelled.positive_groups == k].mean(dim=0)
+        - labelled.negative[labelled.negative_groups == k].mean(dim=0)
         for k in range(6)
     ]
     for k, row in table.iterrows():
@@ -79,10 +86,16 @@ def test_magnitude_and_consistency_against_a_loop() -> None:
         magnitudes(Labelled(torch.ones(1, 2), torch.zeros(1, 2)))
 
 
-def test_the_figures_show_what_the_tables_have() -> None:
+def test_the_figure_shows_what_the_table_has() -> None:
     table = recovery(ALL, {"spread": (0.0, 1.0), "questions": (10, 20)}, repeats=2)
-    figure = rl.plots.recovery(table)
+    figure = drawing(table)
     assert [trace.name for trace in figure.data] == [*ALL] * 2
     assert list(figure.data[1].y) == table["cosine"][table["varied"] == "spread"].tolist()[1::3]
-    own = magnitudes(planted(questions=6)[0])
-    assert list(rl.plots.magnitudes(own).data[0].x) == own["magnitude"].tolist()
+
+
+def test_the_script_draws_all_conditions(tmp_path, monkeypatch, capsys) -> None:
+    out = tmp_path / "recovery.html"
+    monkeypatch.setattr(sys, "argv", ["recovery.py", "--out", str(out), "--repeats", "1"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "is drawn" in capsys.readouterr().out
+    assert "anisotropy of the noise" in out.read_text()

@@ -33,11 +33,11 @@ def test_projections_and_separation_equal_a_naive_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     role = torch.randn(23, 3, 8, generator=generator) + torch.linspace(0, 1, 3)[None, :, None]
     base = torch.randn(31, 3, 8, generator=generator)
-    found = stats.projections(role, base, role="x", layers=[4, 6, 8], seed=5)
+    projected = stats.projections(role, base, name="x", layers=[4, 6, 8], seed=5)
     expected = naive_projections(role, base, 5)
-    torch.testing.assert_close(found.of_role, expected[0])
-    torch.testing.assert_close(found.of_base, expected[1])
-    result = stats.separation(found)
+    torch.testing.assert_close(projected.positive, expected[0])
+    torch.testing.assert_close(projected.base, expected[1])
+    result = stats.separation(projected)
     truth = [1] * 23 + [0] * 31
     auroc = [roc_auc_score(truth, torch.cat(expected)[:, layer]) for layer in range(3)]
     assert list(result.auroc) == pytest.approx(auroc)
@@ -59,13 +59,55 @@ def test_the_map_has_a_row_a_position() -> None:
     generator = torch.Generator().manual_seed(0)
     role = torch.randn(12, 2, 3, 8, generator=generator) + 0.5
     base = torch.randn(15, 2, 3, 8, generator=generator)
-    found = stats.separation_map(role, base, layers=[1, 4], positions=[-3, -2, -1])
+    result = stats.separation_map(role, base, layers=[1, 4], positions=[-3, -2, -1])
     alone = stats.separation(stats.projections(role[:, :, 1], base[:, :, 1]))
-    assert found.loc[-2].to_dict() == pytest.approx(dict(zip([1, 4], alone.auroc, strict=True)))
+    assert result.loc[-2].to_dict() == pytest.approx(dict(zip([1, 4], alone.auroc, strict=True)))
+
+
+def test_projections_of_numbers_that_tell_nothing_are_refused(unchecked) -> None:
+    x = torch.randn(9, 2, 4)
+    for call, sentence in (
+        (lambda: stats.projections(x, x, folds=1), "folds is 1; at least 2 are needed"),
+        (lambda: stats.projections(x * torch.nan, x), "numbers of 'role' are not all finite"),
+        (lambda: stats.projections(x, x * torch.inf), "numbers of base are not all finite"),
+        (lambda: stats.projections(x, x[:, :1]), "not of the same layers and width"),
+        (lambda: stats.projections(x, x[..., :3]), "not of the same layers and width"),
+        (lambda: stats.projections(x, x, layers=[3]), "on 2 layers do not fit the layers .3."),
+        (lambda: stats.projections(x, x, layers=[3, 3]), "3 more than once"),
+        (
+            lambda: stats.separation(stats.Projections("a", (0,), x[:1, :1, 0], x[:, :1, 0])),
+            "'a' has 1 prompts, base has 9",
+        ),
+        (
+            lambda: stats.separation_map(
+                x[:, :, None], x[:, :, None], layers=[0, 1], positions=[-2, -1]
+            ),
+            "at 1 and 1 positions do not fit the positions",
+        ),
+    ):
+        with pytest.raises(rl.InputError, match=sentence):
+            call()
+
+
+def test_separations_show_their_best_layer_and_give_a_table() -> None:
+    result = stats.Separation("lawyer", (0, 4), (0.5, 0.75), (0.5, 0.6), (0.5, 0.9))
+    assert "name lawyer, layers 0 to 4, best layer 4 (AUROC 0.750, 0.600 to 0.900)" in repr(result)
+    assert result.table().to_dict("list") == {
+        "name": ["lawyer"] * 2,
+        "layer": [0, 4],
+        "auroc": [0.5, 0.75],
+        "low": [0.5, 0.6],
+        "high": [0.5, 0.9],
+    }
+    shown = repr(stats.projections(torch.randn(9, 2, 4), torch.randn(8, 2, 4), name="lawyer"))
+    assert "prompts 9 and 8 base, layers 0 to 1" in shown
+    assert "tensor" not in shown
 
 
 def test_too_few_prompts_are_refused() -> None:
-    with pytest.raises(rl.InputError, match="4 role and 9 base prompts are too few for 5 folds"):
+    with pytest.raises(
+        rl.InputError, match="4 prompts of .role. and 9 base prompts are too few for 5 folds"
+    ):
         stats.projections(torch.ones(4, 1, 2), torch.ones(9, 1, 2))
 
 
@@ -102,11 +144,11 @@ def test_the_detectable_difference_is_detected() -> None:
     effect = stats.detectable(n, discordant)
     rng = np.random.default_rng(0)
     gain, loss = (discordant + effect) / 2, (discordant - effect) / 2
-    found = 0
+    result = 0
     for _ in range(300):
         moved = rng.choice([1, -1, 0], size=n, p=[gain, loss, 1 - discordant])
-        found += stats.mcnemar((moved < 0).tolist(), (moved > 0).tolist()) < 0.05
-    assert 0.7 < found / 300 < 0.9
+        result += stats.mcnemar((moved < 0).tolist(), (moved > 0).tolist()) < 0.05
+    assert 0.7 < result / 300 < 0.9
 
 
 @pytest.mark.parametrize(("n", "discordant", "family"), [(7, 0.4, 1), (14, 0.1, 1), (14, 0.5, 4)])
@@ -124,10 +166,10 @@ def test_the_detectable_difference_is_the_smallest(n: int, discordant: float, fa
             and scipy.stats.binomtest(gained, gained + lost).pvalue <= 0.05 / family
         )
 
-    found = stats.detectable(n, discordant, family=family)
-    assert found is not None
-    assert power(found) >= 0.8
-    assert found == pytest.approx(1 / n) or power(found - 1 / n) < 0.8
+    result = stats.detectable(n, discordant, family=family)
+    assert result is not None
+    assert power(result) >= 0.8
+    assert result == pytest.approx(1 / n) or power(result - 1 / n) < 0.8
 
 
 def test_few_questions_show_nothing() -> None:
@@ -143,8 +185,8 @@ def test_sign_flip_equals_every_flip(values) -> None:
         for signs in itertools.product((-1, 1), repeat=len(values))
     ]
     extreme = [abs(s) >= abs(sum(values)) for s in sums]
-    found = stats.sign_flip(list(map(float, values)))
-    assert found == pytest.approx(sum(extreme) / len(extreme))
+    result = stats.sign_flip(list(map(float, values)))
+    assert result == pytest.approx(sum(extreme) / len(extreme))
 
 
 def test_sign_flip_of_answers_is_mcnemar() -> None:
@@ -169,9 +211,9 @@ def test_the_interaction_is_the_difference_of_means_and_covers_it() -> None:
     covered, small = 0, 0
     for seed in range(150):
         inside, outside = rng.normal(0.5, 1, 50), rng.normal(0.1, 2, 120)
-        found = stats.interaction(inside, outside, resamples=400, seed=seed)
-        assert found.value == pytest.approx(inside.mean() - outside.mean())
-        covered += found.low <= 0.4 <= found.high
+        result = stats.interaction(inside, outside, resamples=400, seed=seed)
+        assert result.value == pytest.approx(inside.mean() - outside.mean())
+        covered += result.low <= 0.4 <= result.high
         equal = stats.interaction(rng.normal(0, 1, 50), rng.normal(0, 1, 120), resamples=400)
         small += equal.p < 0.05
     assert 0.87 < covered / 150 < 0.99
@@ -225,6 +267,27 @@ def test_values_are_reached_on_their_side_of_zero() -> None:
     assert stats.reached(-2.0, -2.0, 9.0)
     assert not stats.reached(-2.0, -1.9, 9.0)
     assert not stats.reached(2.0, float("nan"), float("nan"))
+
+
+def test_one_question_has_no_interval() -> None:
+    assert all(map(math.isnan, stats.paired_bootstrap([0.5])))
+    assert all(map(math.isnan, stats.bootstrap([[0.5, 0.25], [1.0]], [1.0, -1.0])))
+
+
+def test_counts_that_mean_nothing_are_refused(unchecked) -> None:
+    for call, sentence in (
+        (lambda: stats.wilson(0, 0), "0 of 0 is no share"),
+        (lambda: stats.wilson(3, 2), "3 of 2 is no share"),
+        (lambda: stats.mcnemar([], []), "0 answers before and 0 after are no pairs"),
+        (lambda: stats.mcnemar([True], [True, False]), "1 answers before and 2 after"),
+        (lambda: stats.null_rank(math.nan, [0.1]), "rank of nan among 1 nulls is not known"),
+        (lambda: stats.null_rank(0.5, [math.nan]), "rank of 0.5 among 1 nulls is not known"),
+        (lambda: stats.detectable(0), "n is 0, discordant 0.2 and family 1"),
+        (lambda: stats.detectable(9, family=0), "family 0"),
+        (lambda: stats.detectable(9, 1.5), "discordant 1.5"),
+    ):
+        with pytest.raises(rl.InputError, match=sentence):
+            call()
 
 
 def test_bad_values_are_refused_in_a_sentence() -> None:

@@ -1,9 +1,16 @@
-"""How objects show themselves: one line in a terminal, a small card in Jupyter."""
+"""How objects show themselves: one line in a terminal, a small card in Jupyter.
+
+Nothing is computed for it, and long texts are cut.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from textwrap import shorten
+
+LINE, CELL = 200, 1000
+"""Characters of a fact at most, in a terminal and in Jupyter."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,7 @@ class Card:
 
 
 class Shown(ABC):
-    """Gives ``repr`` and the HTML of Jupyter from one card."""
+    """Gives ``repr`` and the HTML of Jupyter from one card, which holds what is known already."""
 
     @abstractmethod
     def card(self) -> Card:
@@ -24,7 +31,10 @@ class Shown(ABC):
 
     def __repr__(self) -> str:
         card = self.card()
-        facts = ", ".join(f"{name} {value}" for name, value in card.facts.items())
+        facts = ", ".join(
+            f"{name} {shorten(value, LINE, placeholder=' ...')}"
+            for name, value in card.facts.items()
+        )
         return f"{card.title}({facts})  # next: {card.then}"
 
     def _repr_html_(self) -> str:
@@ -32,7 +42,7 @@ class Shown(ABC):
         cell = "padding:2px 14px 2px 0;text-align:left;vertical-align:top"
         rows = "".join(
             f'<tr><td style="{cell};opacity:.65">{escape(name)}</td>'
-            f'<td style="{cell}">{escape(value)}</td></tr>'
+            f'<td style="{cell}">{escape(cut(value))}</td></tr>'
             for name, value in card.facts.items()
         )
         return (
@@ -41,3 +51,8 @@ class Shown(ABC):
             f'<table style="margin:2px 0">{rows}</table>'
             f'<span style="opacity:.65">next: <code>{escape(card.then)}</code></span></div>'
         )
+
+
+def cut(text: str, limit: int = CELL) -> str:
+    """The beginning of a text that is longer than so many characters."""
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."

@@ -1,4 +1,4 @@
-"""What is said about bad input."""
+"""The errors of bad input."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -32,10 +32,24 @@ def listed(name: str, values: Any) -> list[Any]:
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InputError(f"{name} is {values!r}; pass a list, such as [{values!r}].")
-    found = [value.item() if hasattr(value, "item") else value for value in values]
-    if not found:
+    items = [value.item() if hasattr(value, "item") else value for value in values]
+    if not items:
         raise InputError(f"{name} is empty; pass at least one.")
-    return found
+    return items
+
+
+def unique(kind: str, values: Iterable[Any]) -> None:
+    """Refuse a list that names something twice.
+
+    Raises:
+        InputError: it does.
+    """
+    chosen = list(values)
+    if len(set(chosen)) < len(chosen):
+        twice = next(value for value in chosen if chosen.count(value) > 1)
+        raise InputError(
+            f"the {kind}s are {chosen}, with {twice!r} more than once; name each once."
+        )
 
 
 def checked_seed(seed: int) -> int:

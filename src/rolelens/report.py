@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -32,7 +33,7 @@ class Report:
         self._blocks.append(("text", text))
 
     def verdict(self, text: str) -> None:
-        """A paragraph that says what was found."""
+        """A paragraph that states a result."""
         self._blocks.append(("verdict", text))
 
     def texts(self, labelled: list[tuple[str, str]]) -> None:
@@ -80,4 +81,4 @@ class Report:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)

@@ -6,6 +6,7 @@ from rolelens.stats.inference import (
     adjusted,
     bootstrap,
     detectable,
+    detectable_mean,
     in_points,
     interaction,
     mcnemar,
@@ -17,7 +18,7 @@ from rolelens.stats.inference import (
     sign_flip,
     wilson,
 )
-from rolelens.stats.separation import (
+from rolelens.stats.separability import (
     Projections,
     Separation,
     projections,
@@ -33,6 +34,7 @@ __all__ = [
     "adjusted",
     "bootstrap",
     "detectable",
+    "detectable_mean",
     "in_points",
     "interaction",
     "mcnemar",

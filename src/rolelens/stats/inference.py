@@ -42,13 +42,28 @@ class Estimate:
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share."""
+    """95 % Wilson interval of a share.
+
+    Raises:
+        InputError: there is nothing to count, or more successes than cases.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise InputError(f"{successes} of {n} is no share; pass at least one case.")
     interval = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Two-sided exact McNemar p-value of paired right/wrong answers."""
+    """Two-sided exact McNemar p-value of paired right/wrong answers.
+
+    Raises:
+        InputError: no answers, or not as many before as after.
+    """
+    if len(before) != len(after) or not len(before):
+        raise InputError(
+            f"{len(before)} answers before and {len(after)} after are no pairs; pass the same "
+            "questions in the same order, at least one."
+        )
     gained = sum(not b and a for b, a in zip(before, after, strict=True))
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     if gained + lost == 0:
@@ -59,7 +74,10 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
 def paired_bootstrap(
     differences: Values, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of a mean difference, resampling questions."""
+    """95 % percentile interval of a mean difference, resampling questions.
+
+    NaN for one question alone, which says nothing of how others differ.
+    """
     return bootstrap([differences], [1.0], resamples=resamples, seed=seed)
 
 
@@ -70,8 +88,13 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a weighted sum of the groups' means, each resampled by itself."""
+    """95 % percentile interval of a weighted sum of the groups' means, each resampled by itself.
+
+    NaN where a group has one value alone.
+    """
     samples = [_values(group) for group in groups]
+    if min(map(len, samples)) < 2:
+        return float("nan"), float("nan")
     if all(np.ptp(sample) == 0 for sample in samples):
         only = sum(w * sample[0] for w, sample in zip(weights, samples, strict=True))
         return float(only), float(only)
@@ -187,7 +210,15 @@ def null_rank(value: float, nulls: Sequence[float]) -> float:
 
     A description of where a value stands among nulls that were searched in the same way; few nulls
     cannot survive a correction for many roles.
+
+    Raises:
+        InputError: a value is NaN, which has no rank.
     """
+    if np.isnan([value, *nulls]).any():
+        raise InputError(
+            f"the rank of {value} among {len(nulls)} nulls is not known where one is NaN; leave "
+            "out what has no score."
+        )
     return (1 + sum(null >= value for null in nulls)) / (1 + len(nulls))
 
 
@@ -210,8 +241,16 @@ def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> fl
         family: how many tests are corrected together.
 
     Returns:
-        The change, or None where even one on every question would not show.
+        The change, or None where a change of the answer to all questions would not show.
+
+    Raises:
+        InputError: no questions, a share that is not between 0 and 1, or an empty family.
     """
+    if n < 1 or not 0 <= discordant <= 1 or family < 1:
+        raise InputError(
+            f"n is {n}, discordant {discordant} and family {family}; n and family have to be at "
+            "least 1, and discordant from 0 to 1."
+        )
     changed = np.arange(n + 1)
     # The fewest changes for the better that are significant: P(X >= k) <= level / 2.
     needed = scipy_stats.binom.isf(LEVEL / family / 2, changed, 0.5) + 1
@@ -220,8 +259,8 @@ def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> fl
         share = max(discordant, k / n)
         how_many = scipy_stats.binom.pmf(changed, n, share)
         better = (share + k / n) / (2 * share)
-        found = scipy_stats.binom.sf(needed - 1, changed, better)
-        return bool((how_many * found).sum() >= POWER)
+        significant = scipy_stats.binom.sf(needed - 1, changed, better)
+        return bool((how_many * significant).sum() >= POWER)
 
     if not shows(n):
         return None
@@ -245,3 +284,25 @@ def _values(differences: Values) -> npt.NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise InputError("the differences are not all finite numbers; leave out what is missing.")
     return values
+
+
+def detectable_mean(differences: Values, *, family: int = 1, power: float = 0.8) -> float | None:
+    """Smallest mean difference that so many items would show, given how much they vary.
+
+    Of the two-sided test at 0.05 of a mean, by the normal approximation, divided by the size of the
+    family.
+
+    Args:
+        differences: of the items.
+        family: how many tests are corrected together.
+        power: chance that a mean of that size is found.
+
+    Returns:
+        In the units of the differences; None where fewer than two items are there.
+    """
+    values = _values(differences)
+    if len(values) < 2:
+        return None
+    error = float(values.std(ddof=1)) / len(values) ** 0.5
+    normal = scipy_stats.norm
+    return float((normal.isf(LEVEL / family / 2) + normal.isf(1 - power)) * error)

@@ -1,15 +1,16 @@
-"""Role vectors: difference-in-means directions, their algebra and their files.
+"""Directions: their algebra, estimators, nulls and files.
 
 Pure mathematics and storage: no model is known here.
 """
 
-from rolelens.vectors.direction import Direction, Source, check_sources, mean
-from rolelens.vectors.role_vectors import RoleVectors, concat
+from rolelens.vectors.direction import Direction, Null, Source, check_sources, mean
+from rolelens.vectors.directions import Directions, concat
 from rolelens.vectors.sums import RunningMean, WeightedSums
 
 __all__ = [
     "Direction",
-    "RoleVectors",
+    "Directions",
+    "Null",
     "RunningMean",
     "Source",
     "WeightedSums",

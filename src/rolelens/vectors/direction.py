@@ -42,39 +42,73 @@ class Source:
 
     def differs(self, other: "Source") -> list[str]:
         """Say what forbids mixing the two, if anything does."""
-        found = []
+        differences = []
         if self.weights != other.weights:
-            found.append(f"their models ({self.model} and {other.model})")
+            differences.append(f"their models ({self.model} and {other.model})")
         if self.centred != other.centred:
             which = [("raw", "centred")[source.centred] for source in (self, other)]
-            found.append(f"their writing weights ({which[0]} and {which[1]})")
+            differences.append(f"their writing weights ({which[0]} and {which[1]})")
         if self.template != other.template:
-            found.append(f"their chat templates ({self.template} and {other.template})")
-        return found
+            differences.append(f"their chat templates ({self.template} and {other.template})")
+        return differences
+
+
+@dataclass(frozen=True)
+class Null:
+    """What a control direction imitates, and how it was made.
+
+    Attributes:
+        imitates: the name whose place it takes; None where it stands for none in particular.
+        made: ``"gaussian"``, ``"shuffled"``, ``"base"`` or ``"random"``.
+        number: which of several that are made alike.
+    """
+
+    imitates: str | None
+    made: str
+    number: int = 0
+
+    @classmethod
+    def of_version_01(cls, name: str) -> "Null | None":
+        """What the name of a null of version 0.1 says, such as ``"gaussian 0 ~ lawyer"``."""
+        how, mark, imitated = name.partition(" ~ ")
+        made, _, number = how.rpartition(" ")
+        if made not in ("gaussian", "shuffled", "base") or not number.isdigit():
+            return None
+        if not mark and made != "base":
+            return None
+        return cls(imitated or None, made, int(number))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Direction(Shown):
-    """One direction in the residual stream: what a role adds at one layer and position.
+    """One direction in the residual stream, measured at one layer and position.
 
     Attributes:
         vector: raw difference-in-means, not normalised (2502.12055 eq. 2).
         layer: the block whose input it was measured at.
-        position: post-instruction position, counted from the end (-1 is the last); None for a
-            combination of several.
-        role: the role it stands for.
+        position: post-instruction position, counted from the end (-1 is the last); None where it
+            belongs to none, or to several.
+        name: what it stands for, such as a role.
         resid_norm: mean norm of the residual stream of base prompts at this layer and position.
         site: where in the block it lives.
         source: what it was measured on.
+        null: what it imitates and how it was made, where it is a null.
+
+    Raises:
+        InputError: the vector has numbers that are not finite.
     """
 
     vector: Float[Tensor, " d_model"]
     layer: int
     position: int | None = None
-    role: str = "direction"
+    name: str = "direction"
     resid_norm: float | None = None
     site: str = RESID_PRE
     source: Source | None = None
+    null: Null | None = None
+
+    def __post_init__(self) -> None:
+        check_finite(f"the direction of {self.name!r} at layer {self.layer}", self.vector)
 
     @property
     def norm(self) -> float:
@@ -95,7 +129,7 @@ class Direction(Shown):
         """
         if self.norm == 0:
             raise InputError(
-                f"the direction of {self.role!r} at layer {self.layer} is zero, so it has no unit "
+                f"the direction of {self.name!r} at layer {self.layer} is zero, so it has no unit "
                 "vector; at layer 0 the post-instruction tokens are the same in every prompt: "
                 "take a higher layer."
             )
@@ -118,7 +152,13 @@ class Direction(Shown):
         return dataclasses.replace(self, vector=self.unit)
 
     def project_out(self, *others: "Direction") -> "Direction":
-        """Remove the components along the span of other directions."""
+        """Remove the components along the span of other directions.
+
+        Raises:
+            InputError: there are no others, or they do not combine with this one.
+        """
+        if not others:
+            raise InputError("project_out needs at least one direction to remove; none was passed.")
         for other in others:
             self._check(other)
         rest = without(self.vector.double(), torch.stack([other.vector for other in others]))
@@ -129,13 +169,13 @@ class Direction(Shown):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(self.d_model, generator=generator, dtype=torch.float64)
         vector = (noise * self.norm / noise.norm()).to(self.vector.dtype)
-        return dataclasses.replace(self, vector=vector, role=f"random {seed}")
+        return dataclasses.replace(self, vector=vector, name=f"random {seed}")
 
     def __add__(self, other: "Direction") -> "Direction":
-        return self._combine(other, self.vector + other.vector, f"{self.role} + {other.role}")
+        return self._combine(other, self.vector + other.vector, f"{self.name} + {other.name}")
 
     def __sub__(self, other: "Direction") -> "Direction":
-        return self._combine(other, self.vector - other.vector, f"{self.role} - {other.role}")
+        return self._combine(other, self.vector - other.vector, f"{self.name} - {other.name}")
 
     def __mul__(self, factor: float) -> "Direction":
         return dataclasses.replace(self, vector=self.vector * factor)
@@ -146,11 +186,11 @@ class Direction(Shown):
         return self * -1.0
 
     def card(self) -> Card:
-        """Role, cell, norm and its share of the residual stream."""
+        """Name, cell, norm and its share of the residual stream."""
         facts = {
-            "role": self.role,
+            "name": self.name,
             "layer": str(self.layer),
-            "position": "several" if self.position is None else str(self.position),
+            "position": position_text(self.position),
             "d_model": str(self.d_model),
             "norm": f"{self.norm:.3g}",
         }
@@ -158,17 +198,22 @@ class Direction(Shown):
             facts["share of the residual norm"] = f"{self.norm / self.resid_norm:.3f}"
         return Card("Direction", facts, "lens.generate([...], hooks=rl.add(d, alpha=3.0))")
 
-    def _combine(self, other: "Direction", vector: Tensor, role: str) -> "Direction":
+    def _combine(self, other: "Direction", vector: Tensor, name: str) -> "Direction":
         self._check(other)
         position = self.position if self.position == other.position else None
-        return dataclasses.replace(self, vector=vector, position=position, role=role)
+        return dataclasses.replace(self, vector=vector, position=position, name=name, null=None)
 
     def _check(self, other: "Direction") -> None:
-        mine = (self.d_model, self.layer, self.site)
-        theirs = (other.d_model, other.layer, other.site)
-        for name, a, b in zip(("width", "layer", "site"), mine, theirs, strict=True):
+        for what, a, b in (
+            ("width", self.d_model, other.d_model),
+            ("layer", self.layer, other.layer),
+            ("site", self.site, other.site),
+        ):
             if a != b:
-                raise InputError(f"directions of different {name} ({a} and {b}) do not combine.")
+                raise InputError(
+                    f"directions of different {what} ({a} and {b}) do not combine; take both of "
+                    "the same."
+                )
         check_sources(self.source, other.source)
 
 
@@ -179,6 +224,17 @@ def without(vector: Float[Tensor, " d"], others: Float[Tensor, "n d"]) -> Float[
     basis = basis[values > 1e-6 * values.max().clamp(min=1e-300)]
     rest: Tensor = vector - basis.T @ (basis @ vector)
     return rest
+
+
+def check_finite(what: str, values: Tensor) -> None:
+    """Refuse numbers that are NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise InputError(f"{what} are not all finite numbers; measure them again in float32.")
+
+
+def position_text(position: int | None) -> str:
+    """A position in words."""
+    return "none" if position is None else str(position)
 
 
 def check_sources(a: Source | None, b: Source | None) -> None:
@@ -193,8 +249,8 @@ def check_sources(a: Source | None, b: Source | None) -> None:
 def mean(directions: Sequence[Direction]) -> Direction:
     """Mean of directions of one layer."""
     if not directions:
-        raise InputError("the mean of no directions was asked for; pass at least one.")
+        raise InputError("there is no mean of no directions; pass at least one.")
     total = directions[0]
     for direction in directions[1:]:
         total = total + direction
-    return dataclasses.replace(total * (1 / len(directions)), role="mean")
+    return dataclasses.replace(total * (1 / len(directions)), name="mean")

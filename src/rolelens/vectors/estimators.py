@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.vectors.direction import without
+from rolelens.vectors.direction import check_finite, without
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,14 @@ class Labelled:
     Attributes:
         positive: with it, such as those of role prompts or of correct answers.
         negative: without it.
-        positive_groups: the group (question, pair) of each; every one its own by default.
+        positive_groups: the group (question, pair) of each; by default the first positive and the
+            first negative are a pair, and so on.
         negative_groups: likewise.
-        weights: of groups that count less than 1 where groups are averaged.
+        weights: of groups that do not count 1 where groups are averaged.
+
+    Raises:
+        InputError: a class without activations, numbers that are not finite, groups of one class
+            alone or not one of each activation, or weights that are below 0 or all 0.
     """
 
     positive: Float[Tensor, "positive d"]
@@ -33,15 +38,21 @@ class Labelled:
 
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
-            own, groups = getattr(self, name), getattr(self, f"{name}_groups")
-            if not len(own):
+            activations, groups = getattr(self, name), getattr(self, f"{name}_groups")
+            if not len(activations):
                 raise InputError(f"there are no {name} activations; pass at least one.")
-            if not torch.isfinite(own).all():
-                raise InputError(f"the {name} activations are not all finite numbers.")
-            if groups is not None and len(groups) != len(own):
+            check_finite(f"the {name} activations", activations)
+            if groups is not None and len(groups) != len(activations):
                 raise InputError(
-                    f"{len(own)} {name} activations and {len(groups)} groups do not pair up."
+                    f"{len(activations)} {name} activations and {len(groups)} groups do not pair "
+                    "up; pass one group of each."
                 )
+        if (self.positive_groups is None) != (self.negative_groups is None):
+            raise InputError(
+                "only one of positive_groups and negative_groups was passed; pass both or neither."
+            )
+        if any(not weight >= 0 for weight in self.weights.values()):
+            raise InputError(f"weights is {dict(self.weights)}; each has to be 0 or more.")
 
     @cached_property
     def difference(self) -> Float[Tensor, " d"]:
@@ -69,8 +80,14 @@ class Labelled:
         """The groups that have both, which :attr:`differences` are of.
 
         Raises:
-            InputError: no group has both.
+            InputError: no group has both, or there are no groups and not as many positive as
+                negative activations.
         """
+        if self.positive_groups is None and len(self.positive) != len(self.negative):
+            raise InputError(
+                f"{len(self.positive)} positive and {len(self.negative)} negative activations are "
+                "no pairs; pass the group of each."
+            )
         positive, negative = self._groups
         both = sorted(set(positive.tolist()) & set(negative.tolist()))
         if not both:
@@ -82,22 +99,21 @@ class Labelled:
 
         The AUROC within each of :attr:`groups`: 0.5 is chance, and ties count half.
         """
+        check_finite("the numbers of the direction", direction)
         along = direction.double().cpu()
         positive, negative = self._groups
         shares = []
         for group in self.groups:
-            own = self.positive[positive == group].double() @ along
-            other = self.negative[negative == group].double() @ along
-            shares.append(((own[:, None] - other).sign() / 2 + 0.5).mean())
+            ahead = self.positive[positive == group].double() @ along
+            behind = self.negative[negative == group].double() @ along
+            shares.append(((ahead[:, None] - behind).sign() / 2 + 0.5).mean())
         return torch.stack(shares)
 
     @property
     def _groups(self) -> tuple[Int[Tensor, " positive"], Int[Tensor, " negative"]]:
-        own, other = (self.positive, self.positive_groups), (self.negative, self.negative_groups)
-        first, second = (
-            torch.arange(len(x)) if given is None else given for x, given in (own, other)
-        )
-        return first, second
+        if self.positive_groups is None or self.negative_groups is None:
+            return torch.arange(len(self.positive)), torch.arange(len(self.negative))
+        return self.positive_groups, self.negative_groups
 
 
 @runtime_checkable
@@ -141,8 +157,12 @@ class GroupedMean:
         differences = labelled.differences
         if self.normalised:
             differences = torch.nn.functional.normalize(differences, dim=-1)
-        weights = torch.tensor([labelled.weights.get(group, 1.0) for group in labelled.groups])
-        return weights.double() @ differences / weights.sum()
+        weights = torch.tensor(
+            [labelled.weights.get(group, 1.0) for group in labelled.groups], dtype=torch.float64
+        )
+        if not weights.sum() > 0:
+            raise InputError("the weights of all groups are 0; at least one has to be above 0.")
+        return weights @ differences / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -156,9 +176,9 @@ class PairedPCA:
     def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
         """The direction, with the norm of the difference in means."""
         differences = labelled.differences
-        found = torch.linalg.svd(differences, full_matrices=False).Vh[0]
-        along = float(found @ differences.mean(dim=0))
-        return _scaled(found if along >= 0 else -found, labelled)
+        component = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+        along = float(component @ differences.mean(dim=0))
+        return _scaled(component if along >= 0 else -component, labelled)
 
 
 @dataclass(frozen=True)
@@ -203,8 +223,8 @@ class MassMean:
         if not within.any():
             return labelled.difference
         covariance = within.T @ within / len(within)
-        found = torch.linalg.pinv(covariance, hermitian=True) @ labelled.difference
-        return _scaled(found, labelled)
+        weights = torch.linalg.pinv(covariance, hermitian=True) @ labelled.difference
+        return _scaled(weights, labelled)
 
 
 @dataclass(frozen=True)
@@ -223,8 +243,8 @@ class LDA:
         if not within.any():
             return labelled.difference
         covariance, _ = ledoit_wolf(within.numpy(), assume_centered=True)
-        found = torch.linalg.solve(torch.from_numpy(covariance), labelled.difference)
-        return _scaled(found, labelled)
+        weights = torch.linalg.solve(torch.from_numpy(covariance), labelled.difference)
+        return _scaled(weights, labelled)
 
 
 @dataclass(frozen=True)
@@ -244,6 +264,7 @@ class WithoutShared:
 
     def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
         """The rest of the direction, not scaled up again."""
+        check_finite("the shared directions", self.shared)
         return without(self.estimator.fit(labelled), self.shared)
 
 
@@ -256,11 +277,12 @@ def _stacked(labelled: Labelled) -> tuple[Float[Tensor, "n d"], Float[Tensor, " 
 
 def _within(labelled: Labelled) -> Float[Tensor, "n d"]:
     """Activations minus the mean of their class."""
-    parts = [own.double() for own in (labelled.positive, labelled.negative)]
-    return torch.cat([own - own.mean(dim=0) for own in parts])
+    classes = [x.double() for x in (labelled.positive, labelled.negative)]
+    return torch.cat([x - x.mean(dim=0) for x in classes])
 
 
-def _scaled(found: Float[Tensor, " d"], labelled: Labelled) -> Float[Tensor, " d"]:
+def _scaled(direction: Float[Tensor, " d"], labelled: Labelled) -> Float[Tensor, " d"]:
     """With the norm of the difference in means, so that strengths compare."""
-    scaled: Tensor = found * (labelled.difference.norm() / found.norm().clamp(min=1e-300))
+    norm = direction.norm().clamp(min=1e-300)
+    scaled: Tensor = direction * (labelled.difference.norm() / norm)
     return scaled

@@ -1,4 +1,4 @@
-"""How role vectors lie to each other: alike, shared, reliable. No model is known here."""
+"""How directions lie to each other: alike, shared, reliable. No model is known here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,29 +9,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError
+from rolelens.vectors.direction import Direction, check_finite, position_text
+from rolelens.vectors.directions import Directions
 from rolelens.vectors.estimators import Labelled
-from rolelens.vectors.role_vectors import RoleVectors
 
 
-def own(vectors: RoleVectors) -> RoleVectors:
-    """Vectors without what all roles share: every direction loses its component along the mean."""
-    if len(vectors.roles) < 3:
+def without_shared(vectors: Directions) -> Directions:
+    """Directions without what all names share: each loses its component along their mean.
+
+    Raises:
+        InputError: fewer than three names, which have no shared component to speak of.
+    """
+    if len(vectors.names) < 3:
         raise InputError(
-            f"{len(vectors.roles)} roles have no shared component to speak of; pass at least 3."
+            f"{len(vectors.names)} names have no shared component to speak of; pass at least 3."
         )
     return vectors.project_out(vectors.mean())
 
 
-def shared(vectors: RoleVectors) -> pd.DataFrame:
-    """How much of the roles is common to all of them, cell by cell.
+def shared(vectors: Directions) -> pd.DataFrame:
+    """How much of the directions is common to all names, cell by cell.
 
     Returns:
-        A row a cell: ``share`` of the squared norms that lies along the mean of all roles,
-        ``cosine``, the mean over pairs of roles, and ``own_cosine``, the same without what is
-        shared.
+        A row for each cell that is not zero: ``share`` of the squared norms that lies along the
+        mean of all names, ``cosine``, the mean over pairs of names, and
+        ``cosine_without_shared``, the same without what is shared.
+
+    Raises:
+        InputError: fewer than three names.
     """
-    rest = own(vectors)
+    rest = without_shared(vectors)
     d = vectors.directions.double()
     along = d.square().sum(dim=(0, 3)) - rest.directions.double().square().sum(dim=(0, 3))
     total = d.square().sum(dim=(0, 3))
@@ -45,45 +54,57 @@ def shared(vectors: RoleVectors) -> pd.DataFrame:
                         "position": position,
                         "share": float(along[i, j] / total[i, j]),
                         "cosine": _off_diagonal(vectors.cosines(layer, position)),
-                        "own_cosine": _off_diagonal(rest.cosines(layer, position)),
+                        "cosine_without_shared": _off_diagonal(rest.cosines(layer, position)),
                     }
                 )
     return pd.DataFrame(rows)
 
 
 def clustering(
-    vectors: RoleVectors,
+    vectors: Directions,
     domains: Mapping[str, str],
     *,
-    position: int = -1,
+    position: int | None = None,
     permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Whether roles of one domain point more alike than roles of different domains.
+    """Whether names of one domain point more alike than names of different domains.
 
     Args:
-        vectors: the roles; compare them with and without :func:`own`.
-        domains: the domain of each role.
-        position: post-instruction position.
-        permutations: of the domains among the roles, for ``p``.
+        vectors: the directions; compare them with and without :func:`without_shared`.
+        domains: the domain of each name.
+        position: which position; the last one by default.
+        permutations: of the domains among the names, for ``p``.
         seed: of the permutations.
 
     Returns:
-        A row a layer: mean cosine ``within`` and ``between`` domains, their ``difference``, and
-        ``p``, the share of permutations with a difference as large (itself counted).
+        A row for each layer without zero directions: mean cosine ``within`` and ``between``
+        domains, their ``difference``, and ``p``, the share of permutations with a difference as
+        large (itself counted).
+
+    Raises:
+        InputError: an unknown position, a name without a domain, fewer than two domains, no two
+            names of one domain, no permutation, or directions that are zero in every layer.
     """
-    for role in vectors.roles:
-        if role not in domains:
-            raise InputError(f"the role {role!r} has no domain; name one for it.")
-    names = np.array([domains[role] for role in vectors.roles])
-    upper = np.triu_indices(len(names), 1)
-    if len(set(names)) == len(names) or len(set(names)) < 2:
-        raise InputError("clustering needs two domains, and two roles of one of them.")
+    for name in vectors.names:
+        if name not in domains:
+            raise InputError(f"the {vectors.kind} {name!r} has no domain; pass one for it.")
+    labels = np.array([domains[name] for name in vectors.names])
+    if len(set(labels)) == len(labels) or len(set(labels)) < 2:
+        raise InputError("clustering needs two domains, and two names of one of them.")
+    if permutations < 1:
+        raise InputError(f"permutations is {permutations}; it has to be at least 1.")
+    upper = np.triu_indices(len(labels), 1)
     rng = np.random.default_rng(seed)
-    drawn = np.stack([names, *(rng.permutation(names) for _ in range(permutations))])
-    same = np.stack([(labels[:, None] == labels)[upper] for labels in drawn])
+    drawn = np.stack([labels, *(rng.permutation(labels) for _ in range(permutations))])
+    same = np.stack([(row[:, None] == row)[upper] for row in drawn])
+    directed = (vectors.directions[:, :, vectors.column(position)].norm(dim=-1) > 0).all(dim=0)
+    if not directed.any():
+        raise InputError("some direction is zero in every layer; pass layers above 0.")
     rows = []
-    for layer in vectors.layers:
+    for layer, nonzero in zip(vectors.layers, directed.tolist(), strict=True):
+        if not nonzero:
+            continue
         cosines = vectors.cosines(layer, position).double().numpy()[upper]
         within = (same * cosines).sum(axis=1) / same.sum(axis=1)
         between = (~same * cosines).sum(axis=1) / (~same).sum(axis=1)
@@ -100,71 +121,126 @@ def clustering(
     return pd.DataFrame(rows)
 
 
-def reliability(halves: tuple[RoleVectors, RoleVectors], position: int = -1) -> pd.DataFrame:
-    """Split-half cosine of every role by layer, from :func:`rolelens.half_vectors`.
+def reliability(halves: tuple[Directions, Directions], position: int | None = None) -> pd.DataFrame:
+    """Split-half cosine of every name by layer, from :func:`rolelens.half_vectors`.
+
+    Args:
+        halves: directions from either half of the prompts, with the same names and cells.
+        position: which position; the last one by default.
 
     Returns:
-        A row a role and layer: ``cosine``; with three roles or more ``own``, the same without
-        what all roles share.
+        A row for each name and layer: ``cosine``; with three names or more ``without_shared``, the
+        cosine without what all names share. NaN where either direction is zero, as at layer 0.
+
+    Raises:
+        InputError: an unknown position, or halves that do not have the same names and cells.
     """
     first, second = halves
-    rest = (own(first), own(second)) if len(first.roles) > 2 else None
-    rows = []
-    for role in first.roles:
-        for layer in first.layers:
-            cell = role, layer, position
-            row = {
-                "role": role,
-                "layer": layer,
-                "cosine": first.direction(*cell).cosine(second.direction(*cell)),
-            }
-            if rest is not None:
-                row["own"] = rest[0].direction(*cell).cosine(rest[1].direction(*cell))
-            rows.append(row)
-    return pd.DataFrame(rows)
+    second = second[list(first.names)]
+    pairs = {"cosine": (first, second)}
+    if len(first.names) > 2:
+        pairs["without_shared"] = (without_shared(first), without_shared(second))
+    return pd.DataFrame(
+        {"name": name, "layer": layer}
+        | {
+            column: _cosine(*(half.direction(name, layer, position) for half in pair))
+            for column, pair in pairs.items()
+        }
+        for name in first.names
+        for layer in first.layers
+    )
 
 
-def agreement(vectors: RoleVectors, position: int = -1) -> Float[Tensor, "layer layer"]:
-    """Cosine between a role's directions at every two layers, as a mean over roles."""
-    j = vectors.positions.index(position) if position in vectors.positions else None
-    if j is None:
-        raise InputError(f"no position {position}; there are: {list(vectors.positions)}.")
-    unit = torch.nn.functional.normalize(vectors.directions[:, :, j].double(), dim=-1)
-    return torch.einsum("rld,rmd->lm", unit, unit).float() / len(vectors.roles)
+def agreement(vectors: Directions, position: int | None = None) -> Float[Tensor, "layer layer"]:
+    """Cosine between a name's directions at every two layers, as a mean over names.
+
+    Args:
+        vectors: the directions.
+        position: which position; the last one by default.
+
+    Returns:
+        The cosines; NaN in the rows and columns of layers in which a direction is zero.
+
+    Raises:
+        InputError: an unknown position.
+    """
+    x = vectors.directions[:, :, vectors.column(position)].double()
+    unit = x / x.norm(dim=-1, keepdim=True)  # a zero has no direction: NaN
+    return torch.einsum("nld,nmd->lm", unit, unit).float() / len(vectors.names)
 
 
-@dataclass(frozen=True, eq=False)
-class PCA:
-    """Roles on the first principal components of one cell.
+@dataclass(frozen=True, eq=False, repr=False)
+class PCA(Shown):
+    """Directions of one cell on their first two principal components.
 
     Attributes:
-        table: a row a role: ``x`` and ``y``, in units of the residual stream.
-        explained: share of the variance of each of the two.
+        names: what the directions stand for.
+        coordinates: of each name, in units of the residual stream.
+        explained: share of the variance of each of the two components.
+        layer: of the cell.
+        position: of the cell.
     """
 
-    table: pd.DataFrame
+    names: tuple[str, ...]
+    coordinates: Float[Tensor, "name 2"]
     explained: tuple[float, float]
+    layer: int
+    position: int | None
+
+    def table(self) -> pd.DataFrame:
+        """A row for each name: ``name``, and the coordinates ``x`` and ``y``."""
+        x, y = self.coordinates.T.tolist()
+        return pd.DataFrame({"name": self.names, "x": x, "y": y})
+
+    def card(self) -> Card:
+        """Cell, number of names, and what the components explain."""
+        facts = {
+            "names": str(len(self.names)),
+            "layer": str(self.layer),
+            "position": position_text(self.position),
+            "explained": " and ".join(f"{share:.0%}" for share in self.explained),
+        }
+        return Card("PCA", facts, "rl.plots.pca(result), result.table()")
 
 
-def pca(vectors: RoleVectors, layer: int, position: int = -1) -> PCA:
-    """The roles' directions of one cell on their first two principal components.
+def pca(vectors: Directions, layer: int, position: int | None = None) -> PCA:
+    """The directions of one cell on their first two principal components.
 
-    Components of the roles' differences from their mean; the sign is fixed so that the largest
-    coordinate is positive.
+    Components of the directions' differences from their mean; the sign is fixed so that the
+    coordinate that is largest in size is positive.
+
+    Args:
+        vectors: the directions, of three names or more.
+        layer: of the cell.
+        position: of the cell; the last one by default.
+
+    Raises:
+        InputError: fewer than three names, an unknown cell, or directions that are all the same.
     """
-    if len(vectors.roles) < 3:
-        raise InputError(f"{len(vectors.roles)} roles span no plane; pass at least 3.")
-    d = torch.stack([vectors.direction(r, layer, position).vector for r in vectors.roles]).double()
+    if len(vectors.names) < 3:
+        raise InputError(f"{len(vectors.names)} names span no plane; pass at least 3.")
+    cell = [vectors.direction(name, layer, position) for name in vectors.names]
+    d = torch.stack([direction.vector for direction in cell]).double()
     u, s, _ = torch.linalg.svd(d - d.mean(dim=0), full_matrices=False)
+    if not s[0] > 0:
+        raise InputError(
+            f"all directions of layer {layer} are the same, so they have no components; take a "
+            "higher layer."
+        )
     x = u[:, :2] * s[:2]
     x = x * torch.sign(x.gather(0, x.abs().argmax(dim=0, keepdim=True)))
-    variance = s.square() / s.square().sum().clamp(min=1e-300)
-    table = pd.DataFrame({"role": vectors.roles, "x": x[:, 0].tolist(), "y": x[:, 1].tolist()})
-    return PCA(table, (float(variance[0]), float(variance[1])))
+    explained = s.square() / s.square().sum()
+    return PCA(
+        vectors.names,
+        x.float(),
+        (float(explained[0]), float(explained[1])),
+        layer,
+        cell[0].position,
+    )
 
 
 def learning_curve(
-    role: Float[Tensor, "role_prompt d_model"],
+    positive: Float[Tensor, "positive_prompt d_model"],
     base: Float[Tensor, "base_prompt d_model"],
     sizes: tuple[int, ...] = (4, 8, 16, 32, 64),
     *,
@@ -174,55 +250,77 @@ def learning_curve(
     """How alike two directions are that were made from so many other prompts each.
 
     Args:
-        role: residual streams of role prompts in one cell.
+        positive: residual streams of role prompts in one cell.
         base: the same of base prompts.
-        sizes: prompts of each of the four sets.
+        sizes: prompts of each of the four sets; sizes for which there are too few are left out.
         repeats: draws of a size.
         seed: of the draws.
 
     Returns:
-        A row a size: mean ``cosine`` over the draws, its 5 % and 95 % quantiles ``low``, ``high``.
+        A row for each size: mean ``cosine`` over the draws, its 5 % and 95 % quantiles ``low`` and
+        ``high``.
+
+    Raises:
+        InputError: too few prompts for any size, a size or ``repeats`` below 1, or activations
+            that are not finite.
     """
+    if min(sizes) < 1 or repeats < 1:
+        raise InputError(f"sizes is {sizes} and repeats {repeats}; each has to be at least 1.")
+    check_finite("the activations", positive)
+    check_finite("the base activations", base)
     rng = np.random.default_rng(seed)
     rows = []
     for size in sizes:
-        if 2 * size > min(len(role), len(base)):
+        if 2 * size > min(len(positive), len(base)):
             continue
-        found = []
+        cosines = []
         for _ in range(repeats):
             pair = []
-            orders = [torch.from_numpy(rng.permutation(len(x))) for x in (role, base)]
+            orders = [torch.from_numpy(rng.permutation(len(x))) for x in (positive, base)]
             for part in (slice(0, size), slice(size, 2 * size)):
                 mu, nu = (
                     x[order[part]].double().mean(dim=0)
-                    for x, order in zip((role, base), orders, strict=True)
+                    for x, order in zip((positive, base), orders, strict=True)
                 )
                 pair.append(mu - nu)
-            found.append(float(torch.cosine_similarity(pair[0], pair[1], dim=0)))
-        low, high = np.quantile(found, [0.05, 0.95])
-        rows.append({"prompts": size, "cosine": float(np.mean(found)), "low": low, "high": high})
+            cosines.append(float(torch.cosine_similarity(pair[0], pair[1], dim=0)))
+        low, high = np.quantile(cosines, [0.05, 0.95])
+        rows.append({"prompts": size, "cosine": float(np.mean(cosines)), "low": low, "high": high})
     if not rows:
         raise InputError(
-            f"{min(len(role), len(base))} prompts are too few for two sets of {min(sizes)}."
+            f"{min(len(positive), len(base))} prompts are too few for two sets of {min(sizes)}; "
+            "pass more prompts or smaller sizes."
         )
     return pd.DataFrame(rows)
 
 
 def consistency(
-    role: Float[Tensor, "role_prompt *cell d_model"],
+    positive: Float[Tensor, "positive_prompt *cell d_model"],
     base: Float[Tensor, "base_prompt *cell d_model"],
 ) -> Float[Tensor, "*cell"]:
     """Mean cosine between the differences of every two role prompts from the base mean.
 
     Low values predict that adding the mean does not steer (2407.12404).
+
+    Args:
+        positive: residual streams of role prompts.
+        base: the same of base prompts.
+
+    Raises:
+        InputError: fewer than two role prompts, no base prompt, or activations that are not finite.
     """
-    if len(role) < 2:
-        raise InputError("one role prompt has no other to be alike; pass at least 2.")
-    differences = role.double() - base.double().mean(dim=0)
+    if len(positive) < 2 or not len(base):
+        raise InputError(
+            f"there are {len(positive)} role and {len(base)} base prompts; pass at least 2 role "
+            "prompts to compare and 1 base prompt."
+        )
+    check_finite("the activations", positive)
+    check_finite("the base activations", base)
+    differences = positive.double() - base.double().mean(dim=0)
     unit = torch.nn.functional.normalize(differences, dim=-1)
     n = len(unit)
-    counted = unit.norm(dim=-1).square().sum(dim=0)
-    mean: Tensor = (unit.sum(dim=0).square().sum(dim=-1) - counted) / (n * (n - 1))
+    diagonal = unit.norm(dim=-1).square().sum(dim=0)
+    mean: Tensor = (unit.sum(dim=0).square().sum(dim=-1) - diagonal) / (n * (n - 1))
     return mean.float()
 
 
@@ -233,12 +331,15 @@ def magnitudes(labelled: Labelled) -> pd.DataFrame:
     (2602.14143).
 
     Returns:
-        A row a group: ``magnitude``, the norm of its difference, and ``consistency``, the cosine
-        with the mean of all others' differences of norm 1.
+        A row for each ``group``: ``magnitude``, the norm of its difference, and ``consistency``,
+        the cosine with the mean of all others' differences of norm 1.
+
+    Raises:
+        InputError: there are fewer than two groups.
     """
     differences = labelled.differences
     if len(differences) < 2:
-        raise InputError("one group has no other to be alike; pass at least 2.")
+        raise InputError("one group has no other to compare with; pass at least 2.")
     unit = torch.nn.functional.normalize(differences, dim=-1)
     others = unit.sum(dim=0) - unit
     return pd.DataFrame(
@@ -250,6 +351,10 @@ def magnitudes(labelled: Labelled) -> pd.DataFrame:
     )
 
 
-def _off_diagonal(cosines: Float[Tensor, "role role"]) -> float:
+def _cosine(one: Direction, other: Direction) -> float:
+    return one.cosine(other) if one.norm and other.norm else float("nan")
+
+
+def _off_diagonal(cosines: Float[Tensor, "name name"]) -> float:
     n = len(cosines)
     return float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)))

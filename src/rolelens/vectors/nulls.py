@@ -1,7 +1,7 @@
-"""Null directions: controls that are searched exactly like a role.
+"""Null directions: controls that are searched exactly like the directions they imitate.
 
-Each null answers one question, "would a direction without the role have done this too?", and holds
-something else fixed. Directions come as :class:`RoleVectors`; nulls that need prompts come as
+Each null answers one question, "would a direction without the meaning have done this too?", and
+holds something else fixed. Directions come as :class:`Directions`; nulls that need prompts come as
 weights of the prompts, so that all of them are estimated in one streamed pass
 (:class:`rolelens.vectors.WeightedSums`).
 """
@@ -9,6 +9,7 @@ weights of the prompts, so that all of them are estimated in one streamed pass
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,59 +17,66 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.errors import InputError, unknown
-from rolelens.vectors.role_vectors import RoleVectors
+from rolelens.vectors.direction import Direction, Null
+from rolelens.vectors.directions import Directions
 
 
-def gaussian(vectors: RoleVectors, n: int = 1, seed: int = 0) -> RoleVectors:
-    """Gaussian directions with the norm of each role in each cell.
+def gaussian(vectors: Directions, n: int = 1, seed: int = 0) -> Directions:
+    """Gaussian directions with the norm of each direction in each cell.
 
     Holds fixed: the norm, hence the strength of steering at equal alpha. Caveat: the noise is
-    isotropic and independent between cells, while residual streams fill few dimensions and a role
+    isotropic and independent between cells, while residual streams fill few dimensions and a name
     points alike in neighbouring layers; it tells a direction from arbitrary damage, not from
     another meaning.
 
     Args:
-        vectors: the roles that are imitated; a zero stays zero.
-        n: nulls of each role, named ``"gaussian 0 ~ lawyer"`` and so on.
-        seed: with role, number and cell it decides the noise, whatever else is in ``vectors``.
+        vectors: the directions that are imitated; a zero stays zero, and nulls among them are not
+            imitated.
+        n: nulls of each name, named ``"gaussian 0 ~ lawyer"`` and so on.
+        seed: with name, number and cell it decides the noise, whatever else is in ``vectors``.
 
     Raises:
-        InputError: ``n`` is below 1.
+        InputError: ``n`` is below 1, or there are only nulls.
     """
     _enough(n)
+    if not vectors.tried:
+        raise InputError("there are only nulls to imitate; pass the directions that they imitate.")
+    vectors = vectors[list(vectors.tried)]
     noise = [
-        _generator(seed, "gaussian", role, k, layer, position).standard_normal(vectors.d_model)
-        for role in vectors.roles
+        _generator(seed, "gaussian", name, k, layer, position).standard_normal(vectors.d_model)
+        for name in vectors.names
         for k in range(n)
         for layer in vectors.layers
         for position in vectors.positions
     ]
-    shape = (len(vectors.roles), n, *vectors.directions.shape[1:])
+    shape = (len(vectors.names), n, *vectors.directions.shape[1:])
     drawn = torch.from_numpy(np.stack(noise)).reshape(shape)
+    made = named("gaussian", vectors.names, n)
     return dataclasses.replace(
         vectors,
         directions=matched(drawn, vectors.directions[:, None]).flatten(0, 1),
-        roles=names("gaussian", vectors.roles, n),
+        names=tuple(made),
+        nulls=made,
         contrast=f"nulls of {vectors.contrast}",
     )
 
 
-def other_roles(vectors: RoleVectors, role: str) -> RoleVectors:
-    """The vectors of all other roles.
+def others(vectors: Directions, name: str) -> Directions:
+    """The directions of all other names that are no nulls.
 
     Holds fixed: that it is the direction of a role, estimated in the same way. Caveat: it shares
     with the role whatever all roles share, and near roles share more; norms and numbers of prompts
-    are the roles' own.
+    are not matched.
 
     Raises:
-        InputError: an unknown role, or there is no other.
+        InputError: an unknown name, or there is no other.
     """
-    if role not in vectors.roles:
-        raise unknown("role", role, vectors.roles)
-    others = [name for name in vectors.roles if name != role]
-    if not others:
-        raise InputError(f"there is no role but {role!r}; pass vectors of several roles.")
-    return vectors[others]
+    if name not in vectors.names:
+        raise unknown(vectors.kind, name, vectors.names)
+    rest = [other for other in vectors.tried if other != name]
+    if not rest:
+        raise InputError(f"there is no name but {name!r}; pass the directions of several.")
+    return vectors[rest]
 
 
 def shuffled_labels(
@@ -79,7 +87,7 @@ def shuffled_labels(
     Holds fixed: the prompts of both sets, the sizes of the sets and the estimator. The expected
     squared norm is tr(S) (1/n_role + 1/n_base), with S the covariance of the pooled prompts.
     Caveats: fewer prompts give larger nulls; S contains the difference between the two sets, so
-    that a null leans along the role's own direction by about 1/sqrt(n_role + n_base) of it, to
+    that a null leans along the direction of the role by about 1/sqrt(n_role + n_base) of it, to
     either side; in a pool of a few prompts the true labels may be drawn.
 
     Args:
@@ -132,27 +140,25 @@ def matched(
 ) -> Float[Tensor, "*cell d_model"]:
     """Directions with the norms of others, float32; where either is zero, zero."""
     unit = directions / directions.double().norm(dim=-1, keepdim=True).clamp(min=1e-300)
-    found: Tensor = unit * to.double().norm(dim=-1, keepdim=True)
-    return found.float()
+    scaled: Tensor = unit * to.double().norm(dim=-1, keepdim=True)
+    return scaled.float()
 
 
-def names(kind: str, roles: tuple[str, ...], n: int) -> tuple[str, ...]:
-    """Names of n nulls of each role: ``"gaussian 0 ~ lawyer"``."""
-    return tuple(f"{kind} {k} ~ {role}" for role in roles for k in range(n))
+def named(made: str, imitates: Sequence[str], n: int) -> dict[str, Null]:
+    """The names of n nulls of each, such as ``"gaussian 0 ~ lawyer"``, and what they are."""
+    return {
+        f"{made} {number} ~ {name}": Null(name, made, number)
+        for name in imitates
+        for number in range(n)
+    }
 
 
-def factor(vectors: RoleVectors, null: str, role: str, layer: int, position: int) -> float:
-    """What a null's alpha is multiplied by to be as strong as a role's there; 0 of a zero null.
+def matched_strength(null: Direction, to: Direction, alpha: float) -> float:
+    """The alpha at which a null has the strength of a direction at ``alpha``; 0 for a zero null.
 
-    Six digits of it, so that a null of the same norm has the same alpha.
+    Six digits of the factor, so that a null of the same norm has the same alpha.
     """
-    norm = vectors.direction(null, layer, position).norm
-    return float(f"{vectors.direction(role, layer, position).norm / norm:.6g}") if norm else 0.0
-
-
-def imitated(name: str) -> str:
-    """The role that a null of this name imitates; of a role's own name, an empty text."""
-    return name.partition(" ~ ")[2]
+    return alpha * float(f"{to.norm / null.norm:.6g}") if null.norm else 0.0
 
 
 def derived(*key: object) -> int:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.vectors.direction import Direction
+from rolelens.vectors.directions import Directions
 from rolelens.vectors.nulls import matched
-from rolelens.vectors.role_vectors import RoleVectors
 
 Norm: TypeAlias = Literal["max", "l2", "softmax"]
 Form: TypeAlias = Literal["product", "alone"]
-Scalable = TypeVar("Scalable", Direction, RoleVectors)
+Scalable = TypeVar("Scalable", Direction, Directions)
 
 
 def beta(mu: Float[Tensor, "*cell d"], norm: Norm = "max") -> Float[Tensor, "*cell d"]:
@@ -82,7 +82,7 @@ def energy(
     return cosine.square()
 
 
-def _values(direction: Direction | RoleVectors) -> Tensor:
+def _values(direction: Direction | Directions) -> Tensor:
     return direction.vector if isinstance(direction, Direction) else direction.directions
 
 

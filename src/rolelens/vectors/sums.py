@@ -24,7 +24,7 @@ class RunningMean:
     def mean(self) -> Tensor:
         """The mean so far, float64."""
         if self._sum is None:
-            raise InputError("the mean of no prompts was asked for; pass at least one.")
+            raise InputError("there is no mean of no prompts; add at least one.")
         return self._sum / self.count
 
 
@@ -39,17 +39,28 @@ class WeightedSums:
 
     def __init__(self, weights: Float[Tensor, "null prompt"]) -> None:
         self._weights = weights.double()
+        self._added = torch.zeros(weights.shape[1], dtype=torch.long)
         self._sums: Tensor | None = None
 
     def add(self, batch: Tensor, prompts: Int[Tensor, " row"]) -> None:
         """Take in ``[row, ...]``, and which prompt each row is."""
+        self._added += torch.bincount(prompts.cpu(), minlength=len(self._added))
         weights = self._weights[:, prompts].to(batch.device)
         total = torch.tensordot(weights, batch.double(), dims=1)
         self._sums = total if self._sums is None else self._sums + total
 
     @property
     def sums(self) -> Tensor:
-        """The sums so far, ``[null, ...]``, float64."""
+        """The sums, ``[null, ...]``, float64.
+
+        Raises:
+            InputError: not every prompt was added once, so these are no sums over the prompts.
+        """
         if self._sums is None:
-            raise InputError("weighted sums of no prompts were asked for; pass at least one.")
+            raise InputError("there are no weighted sums of no prompts; add at least one.")
+        if (self._added != 1).any():
+            raise InputError(
+                f"{int((self._added == 0).sum())} of {len(self._added)} prompts were not added and "
+                f"{int((self._added > 1).sum())} more than once; add every prompt once."
+            )
         return self._sums

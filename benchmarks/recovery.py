@@ -1,12 +1,21 @@
-"""How well estimators find a known direction, where data are few, stretched or uneven."""
+"""How well estimators find a known direction, where data are few, stretched or uneven.
 
+Draws the figure of docs/roast.md: ``python benchmarks/recovery.py --out docs/recovery.png`` (the
+ending says the format; images need ``kaleido``).
+"""
+
+import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
+from plotly.subplots import make_subplots
 
 from rolelens.errors import InputError
+from rolelens.plots.style import line, styled
 from rolelens.vectors.estimators import (
     LDA,
     DifferenceInMeans,
@@ -33,6 +42,11 @@ CONDITIONS: Mapping[str, tuple[int | float, ...]] = {
     "spread": (0.0, 0.5, 1.0, 1.5, 2.0),
 }
 """What is varied, and the values it takes; the others then have their defaults."""
+TITLES = {
+    "questions": "questions",
+    "anisotropy": "anisotropy of the noise",
+    "spread": "unevenness of the questions",
+}
 
 
 def planted(
@@ -82,8 +96,8 @@ def planted(
     where = offset * rng.standard_normal((questions, d))[groups]
     noise = rng.standard_normal((len(groups), d)) * np.sqrt(variances) @ axes.T
     x = where + magnitude * (np.where(right, 0.5, -0.5)[:, None] * shift * w + noise)
-    activations, owners = torch.from_numpy(x), torch.from_numpy(groups)
-    labelled = Labelled(activations[right], activations[~right], owners[right], owners[~right])
+    activations, question = torch.from_numpy(x), torch.from_numpy(groups)
+    labelled = Labelled(activations[right], activations[~right], question[right], question[~right])
     return labelled, torch.from_numpy(w)
 
 
@@ -114,12 +128,53 @@ def recovery(
             given = {varied: int(value) if varied == "questions" else float(value)}
             drawn = [planted(**given, seed=seed + n) for n in range(repeats)]  # type: ignore[arg-type]
             for name, estimator in estimators.items():
-                found = [
-                    float(torch.cosine_similarity(estimator.fit(own), truth, dim=0))
-                    for own, truth in drawn
+                cosines = [
+                    float(torch.cosine_similarity(estimator.fit(labelled), truth, dim=0))
+                    for labelled, truth in drawn
                 ]
-                low, high = np.quantile(found, [0.05, 0.95])
-                mean = float(np.mean(found))
+                low, high = np.quantile(cosines, [0.05, 0.95])
+                mean = float(np.mean(cosines))
                 row = {"estimator": name, "varied": varied, "value": value}
                 rows.append(row | {"cosine": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def drawing(table: pd.DataFrame) -> go.Figure:
+    """Cosine of estimated directions with the true one, a panel for each thing that is varied.
+
+    Args:
+        table: from :func:`recovery`.
+    """
+    varied = list(dict.fromkeys(table["varied"]))
+    figure = make_subplots(rows=1, cols=len(varied), shared_yaxes=True, horizontal_spacing=0.04)
+    for column, name in enumerate(varied, 1):
+        panel = table[table["varied"] == name]
+        for n, (estimator, rows) in enumerate(panel.groupby("estimator", sort=False)):
+            x, y = rows["value"].tolist(), rows["cosine"].tolist()
+            trace = line(str(estimator), x, y, n, "cosine", along=TITLES[name])
+            trace.showlegend = column == 1
+            figure.add_trace(trace, row=1, col=column)
+        figure.update_xaxes(title=TITLES[name], row=1, col=column)
+        if name == "questions":
+            figure.update_xaxes(type="log", tickvals=panel["value"].unique(), row=1, col=column)
+    figure.update_yaxes(title="cosine with the true direction", row=1, col=1)
+    styled(figure, "How well a planted direction is found", height=520)
+    figure.update_layout(legend={"orientation": "h", "y": -0.22, "x": 0})
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/recovery.png"))
+    parser.add_argument("--repeats", type=int, default=10, help="data sets for each value")
+    options = parser.parse_args()
+    figure = drawing(recovery(repeats=options.repeats))
+    if options.out.suffix == ".html":
+        figure.write_html(options.out)
+    else:
+        figure.write_image(options.out)
+    print(f"{options.out} is drawn")
+
+
+if __name__ == "__main__":
+    main()
