@@ -108,17 +108,25 @@ def replaced(model: Any, layer: int, vector: Tensor, where: list[int]) -> Iterat
 
 
 @contextmanager
-def ablated(model: Any, vector: Tensor, where: slice | list[int] = slice(None)) -> Iterator[None]:
+def ablated(
+    model: Any,
+    vector: Tensor,
+    where: slice | list[int] = slice(None),
+    layers: Sequence[int] | None = None,
+    share: float = 1.0,
+) -> Iterator[None]:
     """Remove a direction from block inputs and from what attention and MLP add to the stream."""
     unit = vector / vector.norm()
 
     def change(x: Tensor) -> Tensor:
         x = x.clone()
-        x[:, where] -= (x[:, where] @ unit)[..., None] * unit
+        x[:, where] -= share * (x[:, where] @ unit)[..., None] * unit
         return x
 
     handles = []
-    for block in blocks(model):
+    for number, block in enumerate(blocks(model)):
+        if layers is not None and number not in layers:
+            continue
         handles.append(block.register_forward_pre_hook(_on_input(change), with_kwargs=True))
         if hasattr(block, "post_feedforward_layernorm"):  # Gemma 2 and 3: norms after the branches
             branches = [block.post_attention_layernorm, block.post_feedforward_layernorm]

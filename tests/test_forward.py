@@ -40,7 +40,7 @@ def test_next_token_logits_equal_plain_ones(lens: rl.Lens, variant: Variant, bud
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     vocab = [7, 3, 250]
     found = forward.next_token_logits(
-        lens.model, lens.tokenize(tiny.PROMPTS), vocab=vocab, budget=budget
+        lens.model, lens.encode(tiny.PROMPTS), vocab=vocab, budget=budget
     )
     for i, prompt in enumerate(tiny.PROMPTS):
         expected = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, vocab]
@@ -52,7 +52,7 @@ def test_answer_logprobs_equal_plain_ones(lens: rl.Lens, variant: Variant, budge
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
     prompts, answers = pairs()
-    tokens = lens.tokenize(prompts, answers)
+    tokens = lens.encode(prompts, answers)
     found = forward.answer_logprobs(lens.model, tokens, hooks=rl.add(d, 2.0), budget=budget)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids = oracles.chat_ids(tokenizer, prompt)
@@ -66,7 +66,7 @@ def test_a_selection_holds_across_the_shared_prompt(llama: rl.Lens) -> None:
     d = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
     model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
     prompts, answers = pairs()
-    tokens = llama.tokenize(prompts, answers)
+    tokens = llama.encode(prompts, answers)
     hooks = rl.add(d, 2.0, tokens="generated")
     found = forward.answer_logprobs(llama.model, tokens, hooks=hooks)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -80,9 +80,11 @@ def test_a_selection_holds_across_the_shared_prompt(llama: rl.Lens) -> None:
 def test_rows_steered_differently_share_no_prompt(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
     directions = [vectors.at(1), vectors.at(3)]
-    tokens = llama.tokenize(["Who sings?"] * 2, ["a bird"] * 2)
+    tokens = llama.encode(["Who sings?"] * 2, ["a bird"] * 2)
     together = forward.answer_logprobs(
-        llama.model, tokens, hooks=rl.add_rows(directions, [2.0, 3.0])
+        llama.model,
+        tokens,
+        hooks=rl.by_row([rl.add(directions[0], 2.0), rl.add(directions[1], 3.0)]),
     )
     for found, d, alpha in zip(together, directions, (2.0, 3.0), strict=True):
         alone = forward.answer_logprobs(llama.model, tokens, hooks=rl.add(d, alpha))[0]
@@ -94,7 +96,7 @@ def test_nothing_is_published_outside_a_forward_pass(llama: rl.Lens) -> None:
     hook = ("blocks.0.hook_resid_pre", lambda x, hook: seen.append(forward.running.get()))
     rl.activations(llama, tiny.PROMPTS[:1], hooks=[hook])
     assert seen[0] is not None
-    assert seen[0].positions.tolist() == list(range(len(llama.tokenize(tiny.PROMPTS[:1]).ids[0])))
+    assert seen[0].positions.tolist() == list(range(len(llama.encode(tiny.PROMPTS[:1]).ids[0])))
     assert forward.running.get() is None
 
 
@@ -103,7 +105,7 @@ def test_an_unembedding_that_is_not_understood_is_refused() -> None:
     bridge.cfg.output_logits_soft_cap = 0.5
     lens = rl.Lens(bridge)
     with pytest.raises(rl.InputError, match="unembedding of 'tiny-Gemma2' is not a final norm"):
-        forward.next_token_logits(lens.model, lens.tokenize(["Hi."]), vocab=[1])
+        forward.next_token_logits(lens.model, lens.encode(["Hi."]), vocab=[1])
 
 
 @pytest.mark.parametrize("pooled", ["last", "mean"])
@@ -112,7 +114,7 @@ def test_states_of_answers_equal_plain_ones(
     lens: rl.Lens, variant: Variant, site: str, pooled: str
 ) -> None:
     model = tiny.reference(variant.architecture)
-    tokens = lens.tokenize(*pairs())
+    tokens = lens.encode(*pairs())
     layers = [3, 1]
     seen = []
     for rows, found in forward.answer_states(lens.model, tokens, layers, site, pooled, budget=60):

@@ -5,9 +5,9 @@ extraction stops at the last layer it needs, scoring unembeds only what it reads
 forward publishes which token of the prompt stands where, so that hooks can select positions.
 """
 
+from rolelens.forward.backward import gradients
 from rolelens.forward.decoding import Pick, decode
-from rolelens.forward.edits import ABLATED, SITES, Ablation, Addition, Edit, ablated, added
-from rolelens.forward.gradients import gradients
+from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
 from rolelens.forward.models import (
     Hook,
     HookedModel,
@@ -20,16 +20,33 @@ from rolelens.forward.models import (
 )
 from rolelens.forward.passes import (
     Hooks,
+    Regrouped,
     RowHooks,
     answer_logprobs,
+    check_effect,
+    foreign_hooks,
+    install,
+    installed,
     next_token_logits,
     probe,
     unembed,
 )
 from rolelens.forward.plain import Plain, cells, mixes
-from rolelens.forward.selection import Running, Selection, running, selected, selects
+from rolelens.forward.selection import (
+    Running,
+    Selection,
+    checked_selection,
+    running,
+    selected,
+)
 from rolelens.forward.shared import Shared
-from rolelens.forward.streams import Pooled, answer_states, check_positions, residual_stream
+from rolelens.forward.streams import (
+    Pooled,
+    answer_states,
+    check_positions,
+    residual_stream,
+    token_states,
+)
 from rolelens.forward.tokens import (
     GENERATED_BUDGET,
     TOKEN_BUDGET,
@@ -45,36 +62,41 @@ __all__ = [
     "GENERATED_BUDGET",
     "SITES",
     "TOKEN_BUDGET",
-    "Ablation",
-    "Addition",
     "Batch",
     "Edit",
     "Hook",
     "HookFn",
     "HookedModel",
     "Hooks",
+    "Kind",
+    "Operation",
     "Pick",
     "Plain",
+    "Point",
     "Pooled",
+    "Regrouped",
     "RowHooks",
     "Running",
     "Selection",
     "Shared",
     "Tokens",
-    "ablated",
-    "added",
     "answer_logprobs",
     "answer_states",
     "batches",
     "cells",
+    "check_effect",
     "check_positions",
+    "checked_selection",
     "common_prefix",
     "content",
     "decode",
     "end_ids",
     "fingerprint",
+    "foreign_hooks",
     "gradients",
     "groups",
+    "install",
+    "installed",
     "is_centred",
     "mixes",
     "next_token_logits",
@@ -83,6 +105,6 @@ __all__ = [
     "residual_stream",
     "running",
     "selected",
-    "selects",
+    "token_states",
     "unembed",
 ]

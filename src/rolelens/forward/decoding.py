@@ -9,7 +9,15 @@ from torch import Tensor
 
 from rolelens.forward import models
 from rolelens.forward.models import HookedModel
-from rolelens.forward.passes import Hooks, final_residual, steered, unembed
+from rolelens.forward.passes import (
+    Hooks,
+    final_residual,
+    labels_of,
+    selections_of,
+    steered,
+    unembed,
+)
+from rolelens.forward.selection import Running, first_selected
 from rolelens.forward.tokens import Batch
 
 Pick: TypeAlias = Callable[
@@ -30,7 +38,7 @@ def decode(
 ) -> Iterator[Int[Tensor, " row"]]:
     """Generate until every row has ended.
 
-    Rows of the same prompt share its pass, unless hooks are row-wise.
+    Rows of the same prompt share its pass where the prompt is steered alike.
 
     Args:
         model: the model; one that :func:`mixes` where the prompts have several lengths.
@@ -38,8 +46,8 @@ def decode(
         pick: chooses the next tokens.
         max_new_tokens: how many steps at most.
         stop: tokens that end a row. Where half of the rows have ended, the others go on alone.
-        hooks: what is done to the stream, at the prompt and at every new token. Of row-wise hooks
-            with a ``first`` edited token, what prompts of one length share before it runs once.
+        hooks: what is done to the stream, at the prompt and at every new token. What prompts of one
+            length share before the first token that row-wise hooks edit runs once.
         cache: keep keys and values; without, every step runs the whole sequence again, and the
             prompts have to be of one length.
 
@@ -48,12 +56,21 @@ def decode(
     """
     several = len(set(batch.lengths.tolist())) > 1
     rows = torch.arange(len(batch.rows))
-    first, which = (rows, rows) if callable(hooks) else _distinct(batch)
+    first_edited = _first_edited(batch, hooks)
+    after_prompt = bool((first_edited >= batch.lengths).all())
+    at_prompt = () if after_prompt else hooks
+    first, which = _distinct(batch, labels_of(at_prompt, batch.rows))
     prompts = batch.part(first, slice(None))
-    state = _Ragged(model, prompts, hooks) if several else _Even(model, prompts, hooks, cache)
+    untouched = _untouched(prompts, first_edited) if callable(at_prompt) and cache else 0
+    state = (
+        _Ragged(model, prompts, at_prompt)
+        if several
+        else _Even(model, prompts, at_prompt, cache, untouched)
+    )
     logits = state.logits()[which.to(model.cfg.device)]
     if len(first) < len(rows):
         state.keep(which)
+    state.batch, state.hooks = batch, hooks
     last = torch.zeros_like(rows)
     ended = torch.zeros(len(rows), dtype=torch.bool)
     for step in range(max_new_tokens):
@@ -72,10 +89,12 @@ def decode(
 class _Even:
     """Rows of one length."""
 
-    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks, cache: bool) -> None:
+    def __init__(
+        self, model: HookedModel, batch: Batch, hooks: Hooks, cache: bool, untouched: int
+    ) -> None:
         self.model, self.batch, self.hooks = model, batch, hooks
         self.ids = batch.ids.to(model.cfg.device)
-        self.start = _untouched(batch, hooks) if cache else 0
+        self.start = untouched
         n = len(batch.rows)
         self.cache = models.new_cache(model, 1 if self.start else n) if cache else None
         if self.start:
@@ -132,17 +151,30 @@ class _Ragged:
         models.select_rows(self.cache, rows.to(self.model.cfg.device))
 
 
-def _distinct(batch: Batch) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " row"]]:
-    """One row of each prompt, and which of these prompts every row has."""
-    lengths = zip(batch.lengths.tolist(), batch.prompt_lengths.tolist(), strict=True)
-    keys = [(*ends, *ids) for ends, ids in zip(lengths, batch.ids.tolist(), strict=True)]
-    place: dict[tuple[int, ...], int] = {}
-    which = [place.setdefault(key, len(place)) for key in keys]
-    return torch.tensor([which.index(n) for n in range(len(place))]), torch.tensor(which)
+def _distinct(
+    batch: Batch, labels: Int[Tensor, " row"]
+) -> tuple[Int[Tensor, " prompt"], Int[Tensor, " row"]]:
+    """One row of each prompt and label, and which of these every row is like."""
+    ends = torch.stack([batch.lengths, batch.prompt_lengths, labels], dim=1)
+    _, which = torch.unique(torch.cat([ends, batch.ids], dim=1), dim=0, return_inverse=True)
+    rows = torch.arange(len(which))
+    if int(which.max()) + 1 == len(which):
+        return rows, rows
+    first = torch.full((int(which.max()) + 1,), len(which)).scatter_reduce(0, which, rows, "amin")
+    return first, which
 
 
-def _untouched(batch: Batch, hooks: Hooks) -> int:
+def _first_edited(batch: Batch, hooks: Hooks) -> Int[Tensor, " row"]:
+    """The first token of each row that hooks edit; 0 where hooks do not say."""
+    chosen = selections_of(hooks)
+    if chosen is None:
+        return torch.zeros_like(batch.lengths)
+    now = Running(torch.arange(batch.ids.shape[1] + 1), batch.prompt_lengths, batch.n_post)
+    return first_selected(now, chosen)
+
+
+def _untouched(batch: Batch, first_edited: Int[Tensor, " row"]) -> int:
     """Tokens at the beginning that are the same in all prompts and that no hook edits."""
-    first = min(getattr(hooks, "first", 0), batch.ids.shape[1] - 1)
+    first = min(int(first_edited.min()), batch.ids.shape[1] - 1)
     same = (batch.ids == batch.ids[:1]).all(dim=0)[:first]
     return int(same.int().cumprod(dim=0).sum())

@@ -1,15 +1,18 @@
-"""What is done to the residual stream, with another direction for every row of a batch."""
+"""What is done to activations: a sequence of operations for every row of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rolelens.errors import InputError
 from rolelens.forward.models import Hook
+from rolelens.forward.selection import Selection, published, running
+from rolelens.vectors import Source, check_sources
 
 SITES = {"resid_pre": "hook_resid_pre", "attn_out": "hook_attn_out", "mlp_post": "mlp.hook_post"}
 """Where in a block a direction may live: what enters the block, what attention adds to the residual
@@ -18,82 +21,195 @@ the gate)."""
 ABLATED = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
 """Where a direction is ablated: what enters a block, and what its two branches add."""
 
+Kind: TypeAlias = Literal["add", "ablate", "replace"]
+Point: TypeAlias = tuple[int, str]
+"""A layer, and the name of a hook in its block."""
+Mask: TypeAlias = Callable[[Selection, Tensor], Tensor | None]
+"""Which tokens of an activation a selection names, ``[row, position]``; None: all of them."""
+
 
 def added(
-    x: Float[Tensor, "row position d_model"], deltas: Float[Tensor, "#row d_model"]
-) -> Float[Tensor, "row position d_model"]:
+    x: Float[Tensor, "row position d"], deltas: Float[Tensor, "#row d"]
+) -> Float[Tensor, "row position d"]:
     """Give x + delta, with another delta for every row."""
     return x + deltas.to(x)[:, None]
 
 
 def ablated(
-    x: Float[Tensor, "row position d_model"],
-    units: Float[Tensor, "row d_model"],
-    shares: Float[Tensor, " row"] | None = None,
-) -> Float[Tensor, "row position d_model"]:
-    """Give x - share d̂ (d̂ᵀ x), with another d̂ for every row; a share of 1 by default."""
+    x: Float[Tensor, "row position d"],
+    units: Float[Tensor, "row d"],
+    shares: Float[Tensor, " row"],
+) -> Float[Tensor, "row position d"]:
+    """Give x - share d̂ (d̂ᵀ x), with another d̂ and share for every row."""
     units = units.to(x)
-    along = einsum(x, units, "row position d_model, row d_model -> row position")
-    if shares is not None:
-        along = shares.to(x)[:, None] * along
-    return x - einsum(along, units, "row position, row d_model -> row position d_model")
+    along = einsum(x, units, "row position d, row d -> row position")
+    along = shares.to(x)[:, None] * along
+    return x - einsum(along, units, "row position, row d -> row position d")
 
 
-Mask: TypeAlias = Callable[[], Tensor]
-"""Which tokens of the running forward pass are edited, as booleans ``[row, position]``."""
+def replaced(
+    x: Float[Tensor, "row position d"], units: Float[Tensor, "row d"]
+) -> Float[Tensor, "row position d"]:
+    """Give ‖x‖ d̂, with another d̂ for every row; where d̂ is zero, x."""
+    live = (units.norm(dim=-1) > 0)[:, None, None].to(x.device)
+    return torch.where(live, x.norm(dim=-1, keepdim=True) * units.to(x)[:, None, :], x)
 
 
-@dataclass(frozen=True)
-class Addition:
-    """x <- x + delta at one layer (2502.12055 eq. 3), another delta for every cell.
-
-    Attributes:
-        deltas: what is added.
-        layer: where.
-    """
-
-    deltas: Float[Tensor, "cell d_model"]
-    layer: int
-
-    def __len__(self) -> int:
-        return len(self.deltas)
-
-    def hooks(self, n_layers: int, cells: Int[Tensor, " row"], mask: Mask) -> list[Hook]:
-        """The cell of every row, as hooks."""
-
-        def add(x: Tensor, hook: Any) -> Tensor:
-            deltas = self.deltas[cells.to(self.deltas.device)]
-            return torch.where(mask()[..., None].to(x.device), added(x, deltas), x)
-
-        return [(f"blocks.{self.layer}.hook_resid_pre", add)]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """x <- x - share d̂ (d̂ᵀ x) at every layer (2502.12055 eq. 4), another d̂ for every cell.
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One change of the activations at some hook points.
 
     Attributes:
-        units: directions of norm 1.
-        shares: how much of the component is removed; 1 is all of it.
-        layer: the first layer it acts in.
+        kind: ``add`` x + v (2502.12055 eq. 3), ``ablate`` x - share v (vᵀ x) (eq. 4), or
+            ``replace`` ‖x‖ v.
+        vector: v; of norm 1 unless it is added, and zero where nothing is done.
+        points: where.
+        tokens: at which tokens.
+        share: how much of the component is removed.
+        source: the model that the vector was measured on.
     """
 
-    units: Float[Tensor, "cell d_model"]
+    kind: Kind
+    vector: Float[Tensor, " d"]
+    points: tuple[Point, ...]
+    tokens: Selection = "all"
+    share: float = 1.0
+    source: Source | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Operations of one kind on the same tokens, at most one a cell.
+
+    Attributes:
+        index: row of the edit's vectors for each cell; 0, a zero, where a cell does nothing here.
+    """
+
+    kind: Kind
+    tokens: Selection
+    width: int
+    index: Int[Tensor, " cell"]
     shares: Float[Tensor, " cell"]
-    layer: int = 0
+
+
+class Edit:
+    """What is done in some cells, each a sequence of operations, as one batch can do it.
+
+    A batch may hold any of the cells in its rows. Operations of one cell at one hook point act in
+    their order.
+
+    Attributes:
+        layer: the lowest layer that any cell edits; 0 where none does anything.
+        selections: the selections of tokens that cells name.
+    """
+
+    def __init__(self, cells: Sequence[Sequence[Operation]]) -> None:
+        self._n = len(cells)
+        operations = [operation for cell in cells for operation in cell]
+        self.selections = tuple(dict.fromkeys(operation.tokens for operation in operations))
+        self.layer = min((layer for op in operations for layer, _ in op.points), default=0)
+        self._sources = list(dict.fromkeys(op.source for op in operations))
+        # By width, the vector of each operation below a zero.
+        stacks: dict[int, list[Tensor]] = {}
+        rows: dict[int, int] = {}
+        for operation in {id(operation): operation for operation in operations}.values():
+            width = len(operation.vector)
+            stack = stacks.setdefault(width, [torch.zeros(width)])
+            rows[id(operation)] = len(stack)
+            stack.append(operation.vector.detach().to("cpu", torch.float32))
+        self._vectors = {width: torch.stack(stack) for width, stack in stacks.items()}
+        self._groups = self._compiled(cells, rows)
 
     def __len__(self) -> int:
-        return len(self.units)
+        return self._n
 
-    def hooks(self, n_layers: int, cells: Int[Tensor, " row"], mask: Mask) -> list[Hook]:
-        """The cell of every row, as hooks."""
+    def hooks(self, cells: Int[Tensor, " row"], mask: Mask = published) -> list[Hook]:
+        """What is done in a batch, as hooks.
 
-        def remove(x: Tensor, hook: Any) -> Tensor:
-            own = cells.to(self.units.device)
-            gone = ablated(x, self.units[own], self.shares[own])
-            return torch.where(mask()[..., None].to(x.device), gone, x)
+        Args:
+            cells: the cell of each row; a single one stands for every row.
+            mask: which tokens of the running pass a selection names.
+        """
+        out: list[Hook] = []
+        for (layer, name), groups in sorted(self._groups.items()):
+            acting = [group for group in groups if bool(group.index[cells].any())]
+            if acting:
+                hook = _EditHook(self, acting, cells, mask)
+                out.append((f"blocks.{layer}.{name}", hook))
+        return out
 
-        return [(f"blocks.{layer}.{site}", remove) for layer in range(n_layers) for site in ABLATED]
+    def apply(
+        self, x: Tensor, groups: Sequence[_Group], cells: Int[Tensor, " row"], mask: Mask
+    ) -> Tensor:
+        """Do to an activation what some cells do at one hook point."""
+        rows = cells.expand(len(x)) if len(cells) == 1 else cells
+        for group in groups:
+            if x.shape[-1] != group.width:
+                raise InputError(
+                    f"a direction of width {group.width} was used on activations of width "
+                    f"{x.shape[-1]}; it was measured on another model, or at another site."
+                )
+            vectors = self._vectors[group.width][group.index[rows]].to(x.device)
+            chosen = mask(group.tokens, x)
+            match group.kind:
+                case "add":
+                    new = added(x, vectors)
+                case "ablate":
+                    new = ablated(x, vectors, group.shares[rows].to(x.device))
+                case "replace":
+                    new = replaced(x, vectors)
+            x = new if chosen is None else torch.where(chosen[..., None].to(x.device), new, x)
+        return x
+
+    def check_source(self, running: Source | None) -> None:
+        """Refuse vectors of another model than the one that runs."""
+        for source in self._sources:
+            check_sources(source, running)
+
+    def _compiled(
+        self, cells: Sequence[Sequence[Operation]], rows: dict[int, int]
+    ) -> dict[Point, list[_Group]]:
+        """The groups that act at each hook point, in the order in which they act."""
+        index: dict[Point, dict[tuple[int, Kind, Selection, int], dict[int, Operation]]] = {}
+        for cell, operations in enumerate(cells):
+            turns: dict[Point, int] = {}
+            for operation in operations:
+                for point in operation.points:
+                    turn = turns.get(point, 0)
+                    turns[point] = turn + 1
+                    key = (turn, operation.kind, operation.tokens, len(operation.vector))
+                    index.setdefault(point, {}).setdefault(key, {})[cell] = operation
+        made: dict[Any, _Group] = {}  # most points share their groups, as in ablation everywhere
+        groups: dict[Point, list[_Group]] = {}
+        for point, by_key in index.items():
+            groups[point] = []
+            for key, acting in sorted(by_key.items(), key=lambda item: item[0][0]):
+                _, kind, tokens, width = key
+                identity = (key, tuple((cell, id(op)) for cell, op in acting.items()))
+                if identity not in made:
+                    chosen = torch.zeros(self._n, dtype=torch.long)
+                    shares = torch.ones(self._n)
+                    for cell, operation in acting.items():
+                        chosen[cell], shares[cell] = rows[id(operation)], operation.share
+                    made[identity] = _Group(kind, tokens, width, chosen, shares)
+                groups[point].append(made[identity])
+        return groups
 
 
-Edit: TypeAlias = Addition | Ablation
+class _EditHook:
+    """What cells do at one hook point, as a hook of TransformerLens.
+
+    Attributes:
+        selections: the tokens that are edited.
+    """
+
+    def __init__(
+        self, edit: Edit, groups: Sequence[_Group], cells: Int[Tensor, " row"], mask: Mask
+    ) -> None:
+        self._edit, self._groups, self._cells, self._mask = edit, groups, cells, mask
+        self.selections = tuple(dict.fromkeys(group.tokens for group in groups))
+
+    def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
+        now = running.get()
+        self._edit.check_source(now.source if now else None)
+        return self._edit.apply(x, self._groups, self._cells, self._mask)

@@ -12,11 +12,110 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.models import Hook, HookedModel, HookFn
-from rolelens.forward.selection import Running, running
+from rolelens.forward.selection import Running, Selection, running, selects
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
+
+
+def selections_of(hooks: Hooks) -> tuple[Selection, ...] | None:
+    """The selections of tokens that hooks edit; None where some do not say."""
+    if callable(hooks):
+        chosen: tuple[Selection, ...] | None = getattr(hooks, "selections", None)
+        return chosen
+    each = [getattr(fn, "selections", None) for _, fn in hooks]
+    known = [one for one in each if one is not None]
+    if len(known) < len(each):
+        return None
+    return tuple(dict.fromkeys(name for one in known for name in one))
+
+
+class Regrouped:
+    """Row-wise hooks for rows that stand for others, such as the options of a question.
+
+    Attributes:
+        selections: the tokens that are edited; None where the hooks do not say.
+    """
+
+    def __init__(self, hooks: RowHooks, of: Int[Tensor, " row"]) -> None:
+        self._hooks, self._of = hooks, of
+        self.selections = getattr(hooks, "selections", None)
+
+    def __call__(self, rows: Int[Tensor, " row"]) -> Sequence[Hook]:
+        """The hook list of some rows."""
+        return self._hooks(self._of[rows])
+
+    def labels(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Rows of the same label are steered alike."""
+        return labels_of(self._hooks, self._of[rows])
+
+
+def labels_of(hooks: Hooks, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """Labels of rows that are the same where rows are steered alike."""
+    if not callable(hooks):
+        return torch.zeros_like(rows)
+    known = getattr(hooks, "labels", None)
+    labels: Tensor = rows if known is None else known(rows)
+    return labels
+
+
+def check_effect(model: HookedModel, hooks: Hooks, tokens: Tokens, *, unread: int = 0) -> None:
+    """Refuse steering that touches none of the tokens that a model reads.
+
+    Args:
+        model: the model; steering that is installed on it counts, too.
+        hooks: the steering.
+        tokens: what is read.
+        unread: how many of the last tokens of each row are no input; negative where more follow.
+
+    Raises:
+        InputError: it touches none, or it is no steering.
+    """
+    if not callable(hooks) and not isinstance(hooks, Sequence):
+        raise InputError(
+            f"hooks is a {type(hooks).__name__}; pass steering such as rl.add(direction, 3.0), or "
+            "a list of (hook_name, function)."
+        )
+    functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
+    for chosen in {one for fn in functions for one in getattr(fn, "selections", None) or ()}:
+        lengths = [len(ids) - unread for ids in tokens.ids]
+        if not selects(chosen, lengths, tokens.prompt_lengths, tokens.n_post):
+            named = chosen if isinstance(chosen, str) else list(chosen)
+            raise InputError(
+                f"tokens is {named!r}, which is none of the tokens that the model reads here, so "
+                "that nothing would be steered; use 'all' or 'prompt'."
+            )
+
+
+def _functions(hooks: Hooks) -> list[Any]:
+    return [hooks] if callable(hooks) else [fn for _, fn in hooks]
+
+
+_installed: WeakKeyDictionary[Any, list[Sequence[Hook]]] = WeakKeyDictionary()
+
+
+def installed(model: HookedModel) -> tuple[Sequence[Hook], ...]:
+    """What :func:`install` has put on a model."""
+    return tuple(_installed.get(model, ()))
+
+
+@contextmanager
+def install(model: HookedModel, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Leave hooks on a model, for every pass inside a context."""
+    stack = _installed.setdefault(model, [])
+    stack.append(hooks)
+    try:
+        with model.hooks(fwd_hooks=list(hooks)):
+            yield
+    finally:
+        stack.pop()
+
+
+def foreign_hooks(model: HookedModel, known: Sequence[Sequence[Hook]]) -> bool:
+    """Whether a model has hooks beyond those that :func:`install` has put there."""
+    points = {id(point): point for point in model.hook_dict.values()}
+    return sum(len(point.fwd_hooks) for point in points.values()) > sum(map(len, known))
 
 
 class Stop(Exception):  # noqa: N818
@@ -40,6 +139,7 @@ def next_token_logits(
         hooks: what is done to the stream on the way.
         budget: tokens of one batch.
     """
+    check_effect(model, hooks, tokens)
     out = torch.empty(len(tokens), len(vocab))
     for batch in batches(tokens, budget):
         index = (batch.lengths - 1)[:, None]
@@ -55,6 +155,7 @@ def answer_logprobs(
 
     Answers to the same prompt share its keys and values, so a prompt runs once.
     """
+    check_effect(model, hooks, tokens, unread=1)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in batches(tokens, budget, same_prompt_length=True):
         length = int(batch.prompt_lengths[0])

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rolelens.forward.edits import Addition, Edit
+from rolelens.forward.edits import Edit, Operation
 from rolelens.forward.models import Hook, HookedModel, is_bridge
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
-from rolelens.forward.selection import Selection, running, selected
+from rolelens.forward.selection import Selection
 from rolelens.forward.shared import Shared
 from rolelens.forward.tokens import TOKEN_BUDGET, Tokens
 
@@ -23,7 +23,7 @@ class Plain:
 
     model: HookedModel
     tokens: Tokens
-    selection: Selection = "all"
+    selections: Sequence[Selection] = ("all",)
     vocab: Sequence[int] | None = None
     budget: int = TOKEN_BUDGET
 
@@ -33,17 +33,8 @@ class Plain:
 
     def steered(self, edit: Edit) -> Float[Tensor, "cell row read"]:
         """Score every row under every cell of an edit, as :meth:`Shared.steered` does."""
-
-        def mask() -> Tensor:
-            now = running.get()
-            assert now is not None
-            return selected(now, self.selection)
-
         return torch.stack(
-            [
-                self._read(edit.hooks(self.model.cfg.n_layers, torch.tensor([cell]), mask))
-                for cell in range(len(edit))
-            ]
+            [self._read(edit.hooks(torch.tensor([cell]))) for cell in range(len(edit))]
         )
 
     def _read(self, hooks: Sequence[Hook]) -> Float[Tensor, "row read"]:
@@ -59,7 +50,7 @@ def cells(
     model: HookedModel,
     tokens: Tokens,
     layers: Sequence[int],
-    selection: Selection = "all",
+    selections: Sequence[Selection] = ("all",),
     *,
     vocab: Sequence[int] | None = None,
     budget: int = TOKEN_BUDGET,
@@ -69,7 +60,7 @@ def cells(
     A model that cannot be resumed runs whole passes, which is said once.
     """
     if resumes(model):
-        return Shared(model, tokens, layers, selection, vocab=vocab, budget=budget)
+        return Shared(model, tokens, layers, selections, vocab=vocab, budget=budget)
     if model not in _said:
         _said[model] = True
         warnings.warn(
@@ -78,9 +69,10 @@ def cells(
             "the model as a TransformerBridge, with no hooks on it, if you can.",
             stacklevel=2,
         )
-    return Plain(model, tokens, selection, vocab, budget)
+    return Plain(model, tokens, selections, vocab, budget)
 
 
+SELECTIONS_TRIED: tuple[Selection, ...] = ("all", "post-instruction")
 _said: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 _resumes: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 
@@ -111,14 +103,15 @@ def _agrees(model: HookedModel) -> bool:
     ids[1:, :5] = ids[0, :5]
     rows = tuple(tuple(row[: 14 + n].tolist()) for n, row in enumerate(ids))
     tokens = Tokens(rows, (12, 12, 12), 2)
-    delta = torch.randn(1, model.cfg.d_model, generator=drawn)
+    delta = torch.randn(model.cfg.d_model, generator=drawn)
     try:
-        for selection in ("all", "post-instruction"):
-            shared = Shared(model, tokens, [layer], selection)
+        for selection in SELECTIONS_TRIED:
+            shared = Shared(model, tokens, [layer], [selection])
             norm = shared.parts[0].x[layer].float().norm(dim=-1).mean().cpu()
-            edit = Addition(delta / delta.norm() * norm, layer)
+            points = ((layer, "hook_resid_pre"),)
+            edit = Edit([[Operation("add", delta / delta.norm() * norm, points, selection)]])
             found = shared.steered(edit)
-            expected = Plain(model, tokens, selection).steered(edit)
+            expected = Plain(model, tokens, [selection]).steered(edit)
             tolerance = max(1e-3, 16 * torch.finfo(shared.parts[0].x[layer].dtype).eps)
             if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
                 return False

@@ -4,9 +4,10 @@ The blocks below are passed over, not run and discarded, and the tokens before e
 and values alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from rolelens.forward.models import Hook, HookedModel, right_aligned
-from rolelens.forward.passes import Stop, bind, gather, until_stop
+from rolelens.forward.passes import Stop, gather, until_stop
 
 
 @dataclass(frozen=True)
@@ -110,31 +111,25 @@ def resume(
         kwargs["attention_mask"] = real.long().to(device)
     found: dict[int, Tensor] = {}
     final: list[Tensor] = []
-
-    def keep_entry(x: Tensor, hook: Any, *, layer: int) -> None:
-        found[layer] = x if columns is None else gather(x, columns)
-        if read is None and len(found) == len(set(entries)):
-            raise Stop
-
-    def finish(x: Tensor, hook: Any) -> None:
-        if read is not None:
-            final.append(gather(x, read))
-            raise Stop
-
+    last = len(set(entries)) if read is None else 0
     own: list[Hook] = []
     if start.is_floating_point():
         own.append((f"blocks.{layer}.hook_resid_pre", lambda x, hook: start))
         given: Tensor = torch.zeros_like(start)
     else:
         given = start.to(device)
-    readers = [(f"blocks.{at}.hook_resid_pre", bind(keep_entry, layer=at)) for at in set(entries)]
-    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", finish))
+    readers: list[Hook] = [
+        (f"blocks.{at}.hook_resid_pre", partial(_keep_entry, found, at, columns, last))
+        for at in set(entries)
+    ]
+    end = partial(_finish, final, read)
+    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", end))
     with (
         torch.no_grad(),
         _passed_over(model, layer),
         model.hooks(fwd_hooks=[*own, *hooks, *readers]),
         _bare_norms(model, layer),
-        _narrow_mlp(model, read, start.shape[1]),
+        _narrow_mlp(model, read, start.shape[1], hooks),
         until_stop(),
     ):
         model(given, return_type="logits", **kwargs)
@@ -142,6 +137,23 @@ def resume(
     if keep:
         kept = Past(tuple(at.kept for at in cache.own), length + len(steps))
     return Pass(final[0] if final else torch.empty(0), found, kept)
+
+
+# Functions of their own, and not inside of resume, which runs once a batch.
+def _keep_entry(
+    entries: dict[int, Tensor], layer: int, columns: Tensor | None, last: int, x: Tensor, hook: Any
+) -> None:
+    """Keep what enters a layer; the pass ends where as many are kept as ``last`` says."""
+    entries[layer] = x if columns is None else gather(x, columns)
+    if len(entries) == last:
+        raise Stop
+
+
+def _finish(final: list[Tensor], read: Tensor | None, x: Tensor, hook: Any) -> None:
+    """Keep what leaves the last block where it is read, and end the pass."""
+    if read is not None:
+        final.append(gather(x, read))
+        raise Stop
 
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -220,27 +232,37 @@ def _bare_norms(model: Any, start: int) -> Iterator[None]:
 
 
 @contextmanager
-def _narrow_mlp(model: Any, read: Int[Tensor, "row read"] | None, width: int) -> Iterator[None]:
-    """Let the last MLP run where the residual stream is read; nothing reads its other outputs."""
+def _narrow_mlp(
+    model: Any, read: Int[Tensor, "row read"] | None, width: int, hooks: Sequence[Hook]
+) -> Iterator[None]:
+    """Let the last MLP run where the residual stream is read; nothing reads its other outputs.
+
+    Not where a hook lies inside it, which expects all tokens.
+    """
+    inside = any(name.startswith(f"blocks.{model.cfg.n_layers - 1}.mlp.") for name, _ in hooks)
     wrapped = getattr(model.blocks[model.cfg.n_layers - 1].mlp, "original_component", None)
-    if wrapped is None or read is None or read.shape[1] >= width:
+    if inside or wrapped is None or read is None or read.shape[1] >= width:
         yield
         return
     whole = wrapped.forward
 
-    def narrow(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = whole(gather(x, read), *args, **kwargs)
-        if not isinstance(found, Tensor):  # a mixture of experts gives more than its output
-            return whole(x, *args, **kwargs)
-        out = found.new_zeros(*x.shape[:2], found.shape[-1])
-        out[torch.arange(len(x), device=x.device)[:, None], read.to(x.device)] = found
-        return out
-
-    wrapped.__dict__["forward"] = narrow
+    wrapped.__dict__["forward"] = partial(_narrow, whole, read)
     try:
         yield
     finally:
         wrapped.__dict__.pop("forward", None)
+
+
+def _narrow(
+    whole: Callable[..., Any], read: Int[Tensor, "row read"], x: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """An MLP at the columns that are read; zeros elsewhere."""
+    out_read = whole(gather(x, read), *args, **kwargs)
+    if not isinstance(out_read, Tensor):  # a mixture of experts gives more than its output
+        return whole(x, *args, **kwargs)
+    out = out_read.new_zeros(*x.shape[:2], out_read.shape[-1])
+    out[torch.arange(len(x), device=x.device)[:, None], read.to(x.device)] = out_read
+    return out
 
 
 def _hooked(module: Any) -> bool:

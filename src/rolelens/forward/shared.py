@@ -6,11 +6,11 @@ a beginning that all prompts share is the same for all prompts of one version.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
@@ -18,8 +18,11 @@ from rolelens.forward.edits import Edit
 from rolelens.forward.models import HookedModel
 from rolelens.forward.passes import token_logprobs, unembed
 from rolelens.forward.resume import Pass, Past, resume
-from rolelens.forward.selection import Running, Selection, selected
+from rolelens.forward.selection import Running, Selection, first_selected, selected
 from rolelens.forward.tokens import TOKEN_BUDGET, Tokens, common_prefix
+
+Masks: TypeAlias = dict[Selection, Tensor]
+"""Which tokens each selection names, as booleans ``[row, position]``."""
 
 
 @dataclass
@@ -31,13 +34,14 @@ class _Part:
         rows: which rows answer them; all, in the order of ``prompts``.
         owner: for each row, which of ``prompts`` it answers.
         start: where each prompt begins to run.
+        width: columns that run.
         x: residual stream entering each layer at the prompts' tokens from ``start`` on.
-        mask: which of these tokens are edited.
+        masks: which of these tokens each selection names.
         last: column of each prompt's last token.
         before: keys and values of the tokens before ``start``; None where they are edited too.
         final: what leaves the last block at the prompts' last tokens.
         answer_width: tokens of its longest answer.
-        answer_x, answer_mask, answer_final: the same for all tokens of the answers but the last.
+        answer_x, answer_masks, answer_final: the same for all tokens of the answers but the last.
     """
 
     prompts: list[int]
@@ -45,19 +49,15 @@ class _Part:
     owner: Int[Tensor, " row"]
     start: Int[Tensor, " prompt"]
     answer_width: int
+    width: int
     x: dict[int, Tensor] = field(default_factory=dict)
-    mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    masks: Masks = field(default_factory=dict)
     last: Tensor = field(default_factory=lambda: torch.empty(0))
     before: Past | None = None
     final: Tensor = field(default_factory=lambda: torch.empty(0))
     answer_x: dict[int, Tensor] = field(default_factory=dict)
-    answer_mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    answer_masks: Masks = field(default_factory=dict)
     answer_final: Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        """Columns that run."""
-        return int(self.mask.shape[1])
 
 
 class Shared:
@@ -68,7 +68,7 @@ class Shared:
         model: HookedModel,
         tokens: Tokens,
         layers: Sequence[int],
-        selection: Selection = "all",
+        selections: Sequence[Selection] = ("all",),
         *,
         vocab: Sequence[int] | None = None,
         budget: int = TOKEN_BUDGET,
@@ -78,15 +78,15 @@ class Shared:
         Args:
             model: a model that :func:`resumes`.
             tokens: the prompts, each with its answer where answers are scored.
-            layers: the layers that will be edited (0 for ablation).
-            selection: which tokens are edited.
+            layers: the lowest layers of the edits that will be asked for.
+            selections: which tokens they edit.
             vocab: read the logits of these tokens at the end of each prompt; None: read the
                 log-probability of every token of each answer.
             budget: tokens of one batch.
         """
         self.model, self.tokens, self.vocab, self.budget = model, tokens, vocab, budget
         self.layers = sorted(set(layers))
-        self.selection = selection
+        self.selections = tuple(dict.fromkeys(selections))
         starts = [i[:n] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         index = {prompt: n for n, prompt in enumerate(dict.fromkeys(starts))}
         self.prompts = list(index)
@@ -94,10 +94,11 @@ class Shared:
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         self.answers = [i[n:] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         self.answer_width = max(map(len, self.answers))
-        self.mask = self._edited(self.lengths, int(self.lengths.max()) + self.answer_width)
-        first = torch.where(
-            self.mask.any(dim=1), self.mask.int().argmax(dim=1), self.mask.shape[1]
-        ).clamp(max=self.lengths)
+        now = Running(
+            torch.arange(int(self.lengths.max()) + self.answer_width), self.lengths, tokens.n_post
+        )
+        self.masks: Masks = {chosen: selected(now, chosen) for chosen in self.selections}
+        first = first_selected(now, self.selections).clamp(max=self.lengths)
         self.prefix = common_prefix(self.prompts)
         self.edits_prefix = bool((first < self.prefix).any())
         self.start = torch.full_like(first, self.prefix) if self.edits_prefix else first
@@ -122,8 +123,12 @@ class Shared:
             Logits of ``vocab``, or the log-probability of every token of the answer (0 past its
             end), float32 on the CPU.
         """
-        if edit.layer not in self.layers:
-            raise InputError(f"layer {edit.layer} was not kept; kept are {self.layers}.")
+        unknown = [chosen for chosen in edit.selections if chosen not in self.selections]
+        if edit.layer not in self.layers or unknown:
+            raise InputError(
+                f"an edit begins at layer {edit.layer} and selects {list(edit.selections)}; the "
+                f"prompts were run for layers {self.layers} and {list(self.selections)}."
+            )
         out = torch.zeros(len(edit), len(self.tokens), self._reads)
         before = self._steered_beginning(edit) if self.prefix and self.edits_prefix else None
         for part in self.parts:
@@ -162,17 +167,14 @@ class Shared:
             group.append(prompt)
         yield group
 
-    def _edited(self, lengths: Int[Tensor, " prompt"], width: int) -> Bool[Tensor, "prompt token"]:
-        now = Running(torch.arange(width), lengths, self.tokens.n_post)
-        return selected(now, self.selection)
-
     def _run(self, prompts: list[int]) -> _Part:
         """Run some prompts and their answers unsteered."""
         rows = [row for prompt in prompts for row, own in enumerate(self.owner) if own == prompt]
         owner = torch.tensor([prompts.index(self.owner[row]) for row in rows])
         lengths, start = self.lengths[prompts], self.start[prompts]
-        part = _Part(prompts, rows, owner, start, max(len(self.answers[row]) for row in rows))
         width = int((lengths - start).max())
+        longest = max(len(self.answers[row]) for row in rows)
+        part = _Part(prompts, rows, owner, start, longest, width)
         ids = torch.zeros(len(prompts), int(lengths.max()) - self.prefix, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             own = self.prompts[prompt][self.prefix :]
@@ -190,8 +192,11 @@ class Shared:
             keep=bool(self.answer_width) or not self.edits_prefix,
         )
         part.x = clean.entries
-        absolute = (index + self.prefix).clamp(max=self.mask.shape[1] - 1)
-        part.mask = self.mask[prompts].gather(1, absolute)
+        absolute = index + self.prefix
+        part.masks = {
+            chosen: mask[prompts].gather(1, absolute.clamp(max=mask.shape[1] - 1))
+            for chosen, mask in self.masks.items()
+        }
         part.last = lengths - 1 - start
         part.final = clean.final[:, 0]
         if not self.edits_prefix:
@@ -211,7 +216,10 @@ class Shared:
                 entries=self.layers,
             )
             part.answer_x, part.answer_final = after.entries, after.final
-            part.answer_mask = self.mask[[self.owner[row] for row in rows], length:][:, :width]
+            asked = [self.owner[row] for row in rows]
+            part.answer_masks = {
+                chosen: mask[asked, length:][:, :width] for chosen, mask in self.masks.items()
+            }
         return part
 
     def _chunks(self, part: _Part, n: int) -> list[Int[Tensor, " cell"]]:
@@ -227,11 +235,12 @@ class Shared:
         """Keys and values of the shared tokens under every cell."""
         assert self.beginning is not None
         x = self.beginning.entries[edit.layer]
-        mask = self.mask[:1, : self.prefix]
+        masks = {chosen: mask[:1, : self.prefix] for chosen, mask in self.masks.items()}
         parts = []
         for cells in torch.split(torch.arange(len(edit)), max(1, self.budget // self.prefix)):
-            rows, where = x.expand(len(cells), -1, -1), mask.expand(len(cells), -1)
+            rows = x.expand(len(cells), -1, -1)
             read = torch.zeros(len(cells), 1, dtype=torch.long)
+            where = _repeated(masks, len(cells))
             done = self._resume(edit, cells, rows, where, read=read, keep=True)
             assert done.past is not None
             parts.append(done.past)
@@ -242,10 +251,10 @@ class Shared:
         edit: Edit,
         cells: Int[Tensor, " row"],
         x: Float[Tensor, "row position d_model"],
-        mask: Bool[Tensor, "row position"],
+        masks: Masks,
         **options: Any,
     ) -> Pass:
-        hooks = edit.hooks(self.model.cfg.n_layers, cells, lambda: mask)
+        hooks = edit.hooks(cells, lambda tokens, x: None if tokens == "all" else masks[tokens])
         return resume(self.model, x, edit.layer, hooks=hooks, **options)
 
     def _score(
@@ -259,7 +268,7 @@ class Shared:
                 edit,
                 rows,
                 part.x[edit.layer].repeat(n, 1, 1),
-                part.mask.repeat(n, 1),
+                _repeated(part.masks, n),
                 past=before if self.edits_prefix else part.before,
                 past_rows=rows if self.edits_prefix else own.repeat(n),
                 first=part.start.repeat(n),
@@ -278,7 +287,7 @@ class Shared:
                 edit,
                 rows,
                 part.answer_x[edit.layer].repeat(n, 1, 1),
-                part.answer_mask.repeat(n, 1),
+                _repeated(part.answer_masks, n),
                 past=past,
                 past_rows=past_rows.flatten(),
                 read=torch.arange(part.answer_width - 1).expand(len(rows), -1),
@@ -313,3 +322,8 @@ class Shared:
             found = rearrange(found, "(cell row) token -> cell row token", cell=n)
             out[:, :, 1 : part.answer_width] = found
         return out
+
+
+def _repeated(masks: Masks, n: int) -> Masks:
+    """The masks of rows that are run n times."""
+    return {chosen: mask.repeat(n, 1) for chosen, mask in masks.items()}

@@ -1,4 +1,4 @@
-"""The residual stream of prompts, read at some layers and positions."""
+"""Activations of prompts, read at some layers and positions, at all tokens or over answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,15 @@ from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.edits import SITES
 from rolelens.forward.models import HookedModel
-from rolelens.forward.passes import Hooks, Stop, bind, gather, steered, until_stop
+from rolelens.forward.passes import (
+    Hooks,
+    Stop,
+    bind,
+    check_effect,
+    gather,
+    steered,
+    until_stop,
+)
 from rolelens.forward.plain import resumes
 from rolelens.forward.resume import Past, resume
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix
@@ -37,10 +45,11 @@ def residual_stream(
     layers: Sequence[int],
     positions: Sequence[int],
     *,
+    site: str = "resid_pre",
     hooks: Hooks = (),
     budget: int = TOKEN_BUDGET,
-) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d_model"]]]:
-    """Read the residual stream entering each layer, a batch at a time.
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d"]]]:
+    """Read the residual stream entering each layer, or another site, a batch at a time.
 
     The forward pass ends at the last layer asked for; nothing is unembedded.
 
@@ -49,15 +58,17 @@ def residual_stream(
         tokens: the prompts.
         layers: layers, in any order.
         positions: positions counted from the end of each prompt (-1 is its last token).
+        site: one of ``SITES``.
         hooks: what is done to the stream on the way.
         budget: tokens of one batch.
 
     Yields:
-        The rows (indices into ``tokens``) and their residual stream.
+        The rows (indices into ``tokens``) and what was read.
     """
     check_positions(tokens, positions)
+    check_effect(model, hooks, tokens)
     offsets = torch.tensor(positions)
-    sharing = len(tokens) > 1 and not hooks and resumes(model)
+    sharing = site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model)
     past = _shared_past(model, tokens, max(layers), int(offsets.min())) if sharing else None
     shared = past.length if past else 0
     for batch in batches(tokens, budget):
@@ -69,11 +80,41 @@ def residual_stream(
                 model, ids, past=past, past_rows=rows, entries=layers, columns=index
             ).entries
         else:
-            read = _read(model, batch, layers, _columns(index), hooks)
+            read = _read(model, batch, layers, _columns(index), hooks, site)
         stacked = torch.stack([read[layer] for layer in layers], dim=1)
         read.clear()
         yield batch.rows, stacked
         del stacked
+
+
+def token_states(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    site: str = "resid_pre",
+    *,
+    hooks: Hooks = (),
+    budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[int, Float[Tensor, "layer token d"]]]:
+    """Read the activations of every token at one site, a prompt at a time.
+
+    Args:
+        model: the model.
+        tokens: the prompts, with their answers where they have any.
+        layers: layers, in any order.
+        site: one of ``SITES``.
+        hooks: what is done to the stream on the way.
+        budget: tokens of one batch.
+
+    Yields:
+        The row (index into ``tokens``) and what was read; rows come by their length.
+    """
+    check_effect(model, hooks, tokens)
+    for batch in _whole_batches(tokens, budget):
+        read = _read(model, batch, layers, lambda x: x, hooks, site)
+        ends = zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)
+        for place, (row, length) in enumerate(ends):
+            yield row, torch.stack([read[layer][place, :length] for layer in layers])
 
 
 def answer_states(
@@ -83,6 +124,7 @@ def answer_states(
     site: str = "resid_pre",
     pooled: Pooled = "last",
     *,
+    hooks: Hooks = (),
     budget: int = TOKEN_BUDGET,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer d"]]]:
     """Read the activations of answers at one site, a batch at a time.
@@ -93,21 +135,35 @@ def answer_states(
         layers: layers, in any order.
         site: one of ``SITES``.
         pooled: the last token of each answer, or the mean over all its tokens.
+        hooks: what is done to the stream on the way.
         budget: tokens of one batch.
 
     Yields:
         The rows (indices into ``tokens``) and what was read.
+
+    Raises:
+        InputError: a prompt has no answer.
     """
-    starts = torch.tensor(tokens.prompt_lengths)
-    whole = replace(tokens, prompt_lengths=tuple(map(len, tokens.ids)))  # batches by whole length
-    for batch in batches(whole, budget):
+    for n, (ids, length) in enumerate(zip(tokens.ids, tokens.prompt_lengths, strict=True)):
+        if len(ids) == length:
+            raise InputError(f"prompt {n} has no answer to read; pass an answer to each prompt.")
+    check_effect(model, hooks, tokens)
+    for batch in _whole_batches(tokens, budget):
         columns = torch.arange(batch.ids.shape[1])
         if pooled == "last":
             inside = columns == batch.lengths[:, None] - 1
         else:
-            inside = (columns >= starts[batch.rows, None]) & (columns < batch.lengths[:, None])
-        read = _read(model, batch, layers, _mean(inside), site=site)
+            inside = (columns >= batch.prompt_lengths[:, None]) & (columns < batch.lengths[:, None])
+        read = _read(model, batch, layers, _mean(inside), hooks, site)
         yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
+
+
+def _whole_batches(tokens: Tokens, budget: int) -> Iterator[Batch]:
+    """Batches by the length of prompts and answers together."""
+    starts = torch.tensor(tokens.prompt_lengths)
+    for batch in batches(replace(tokens, prompt_lengths=tuple(map(len, tokens.ids))), budget):
+        # Selections of tokens read from here where each prompt ends.
+        yield replace(batch, prompt_lengths=starts[batch.rows])
 
 
 def _shared_past(model: HookedModel, tokens: Tokens, top: int, lowest: int) -> Past | None:

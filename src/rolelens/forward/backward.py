@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,12 +19,12 @@ def gradients(
     model: HookedModel,
     tokens: Tokens,
     layers: Sequence[int],
-    selection: Selection = "all",
+    selections: Sequence[Selection] = ("all",),
     *,
     vocab: Sequence[int] | None = None,
     weights: Float[Tensor, "row read"],
     budget: int = TOKEN_BUDGET // 4,
-) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer d_model"]]]:
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row selection layer d_model"]]]:
     """Gradient of a score with respect to the residual stream entering each layer.
 
     One forward and one backward pass give it for all layers. Its product with a direction, times
@@ -33,14 +34,15 @@ def gradients(
         model: the model.
         tokens: the prompts, each with its answer where answers are scored.
         layers: the layers.
-        selection: the tokens over which the gradient is summed.
+        selections: tokens; the gradient is summed over those of each.
         vocab: the score weighs the logits of these tokens at the end of each prompt; None: it
             weighs the summed log-probability of each answer.
         weights: weight of every token of ``vocab``, or one weight a row.
         budget: tokens of one batch.
 
     Yields:
-        The rows (indices into ``tokens``), and the gradient summed over the selected tokens.
+        The rows (indices into ``tokens``), and the gradient summed over the tokens of each
+        selection.
     """
     probe(model)
     chosen = sorted(set(layers))
@@ -50,12 +52,17 @@ def gradients(
             score = _score(model, batch, final, vocab, weights[batch.rows])
             found = torch.autograd.grad(score, [entries[layer] for layer in chosen])
         now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
-        mask = selected(now, selection) & (now.positions < batch.lengths[:, None])
+        inside = now.positions < batch.lengths[:, None]
+        masks = torch.stack([selected(now, tokens_of) & inside for tokens_of in selections])
         summed = {
-            layer: (grad * mask[..., None].to(grad)).sum(dim=1).float().cpu()
+            layer: einsum(
+                grad.float(),
+                masks.to(grad.device).float(),
+                "row t d, selection row t -> row selection d",
+            ).cpu()
             for layer, grad in zip(chosen, found, strict=True)
         }
-        yield batch.rows, torch.stack([summed[layer] for layer in layers], dim=1)
+        yield batch.rows, torch.stack([summed[layer] for layer in layers], dim=2)
 
 
 def _forward(
