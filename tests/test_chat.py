@@ -64,9 +64,59 @@ def test_an_answer_follows_its_prompt() -> None:
     ("template", "sentence"),
     [
         ("{{ raise_exception('out of order') }}", "chat template of test failed .*out of order"),
-        ("{{ messages[0]['content'] }}", "puts no token after the instruction"),
+        ("Hello, {{ messages[0]['role'] }}!", "chat template of test leaves the prompt out"),
+        ("chatml", "leaves the prompt out; pass one that writes"),
     ],
 )
 def test_a_broken_template_is_one_sentence(template: str, sentence: str) -> None:
     with pytest.raises(rl.InputError, match=sentence):
         chat(template)
+
+
+def test_an_identity_template_has_no_post_instruction_tokens() -> None:
+    tokenizer = tiny.tokenizer("{{ messages[-1]['content'] }}")
+    identity = ChatFormat(tokenizer, "test")
+    assert identity.n_post == 0
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi."}], return_dict=False
+    )
+    assert list(identity.ids("Hi.")) == expected
+    assert identity.render("Hi.", system="Be kind.") == "Be kind.\n\nHi."
+    turns = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    turns[1]["content"] = "An answer."
+    with pytest.raises(rl.InputError, match="leaves out the message 'An answer.' of the assistant"):
+        identity.render(turns)
+
+
+def test_an_answer_is_put_apart_where_the_format_puts_nothing_between() -> None:
+    identity = chat("{{ messages[-1]['content'] }}")
+    text = ChatFormat(tiny.tokenizer(), "test", template="text")
+    for form in (identity, text, chat(None)):
+        for answer in ("yes", " yes"):
+            whole, start = form.ids_with_answer("Hi.", answer)
+            assert tiny.tokenizer().decode(whole[start:]) == " yes"
+    whole, start = text.ids_with_answer("Hi.\n", "yes")
+    assert tiny.tokenizer().decode(whole[start:]) == "yes"
+
+
+def test_the_plain_format_puts_turns_after_each_other() -> None:
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "You."},
+        {"role": "user", "content": "Me?"},
+    ]
+    expected = "Question: Be kind.\n\nWho?\nAnswer: You.\n\nQuestion: Me?\nAnswer:"
+    assert chat(None).render(turns) == expected
+
+
+def test_thoughts_that_a_template_leaves_out_may_be_left_out() -> None:
+    template = tiny.TEMPLATE.replace(
+        "message['content']", "message['content'].split('</think>')[-1]"
+    )
+    turns = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "<think>Hm.</think>You."},
+        {"role": "user", "content": "Me?"},
+    ]
+    assert "You." in chat(template).render(turns)

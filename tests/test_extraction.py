@@ -30,6 +30,79 @@ def test_directions_equal_plain_difference_in_means(lens: rl.Lens, variant: Vari
     assert vectors.directions.dtype == torch.float32
 
 
+def test_contrasts_equal_plain_difference_in_means(lens: rl.Lens, variant: Variant) -> None:
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
+    found = rl.contrast(lens, tiny.PROMPTS, tiny.OTHERS, name="formal", kind="trait")
+    expected = oracles.mean_difference(
+        model, tokenizer, tiny.PROMPTS, tiny.OTHERS, len(lens.positions)
+    )
+    assert oracles.relative(found.directions[0].double(), expected) < variant.direction_tolerance
+    roles = rl.role_vectors(lens, {"formal": tiny.PROMPTS}, base=tiny.OTHERS)
+    assert torch.equal(roles.directions, found.directions)
+    assert torch.equal(roles.resid_norm, found.resid_norm)
+    assert roles.prompts == found.prompts
+    assert (found.names, found.kind) == (("formal",), "trait")
+    assert found.contrast == "positive prompts - negative prompts"
+
+
+def test_contrasts_of_conversations_and_raw_texts(llama: rl.Lens, tmp_path: Path) -> None:
+    model = tiny.reference("Llama")
+    turns = [
+        [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "Why?"},
+        ]
+        for prompt in tiny.PROMPTS
+    ]
+
+    def ends(texts: list, n: int) -> torch.Tensor:
+        ids = llama.encode(texts, raw=isinstance(texts[0], str)).ids
+        return torch.stack([oracles.hidden(model, one)[:, -n:].double() for one in ids]).mean(0)
+
+    found = rl.contrast(llama, turns[:2], turns[2:], layers=[2, 1], positions=[-1, -2])
+    expected = (ends(turns[:2], 2) - ends(turns[2:], 2))[[2, 1]].flip(1)
+    assert oracles.relative(found.directions[0].double(), expected) < 1e-5
+    assert found.prompts["contrast"][0] == 2
+    assert found.prompts["contrast"][1] != found.prompts["base"][1]
+    raw = rl.contrast(llama, ["Love"], ["Hate it"], raw=True, name="love")
+    assert raw.positions == (-1,)
+    assert (
+        oracles.relative(raw.directions[0].double(), ends(["Love"], 1) - ends(["Hate it"], 1))
+        < 1e-5
+    )
+    assert raw.contrast == "positive raw texts - negative raw texts"
+    back = rl.Directions.load(raw.save(tmp_path / "v.safetensors"))
+    assert torch.equal(back.directions, raw.directions)
+    assert back.prompts == raw.prompts
+    encoded = rl.contrast(llama, llama.encode(turns[:2]), llama.encode(turns[2:]), layers=[2, 1])
+    torch.testing.assert_close(encoded.directions[:, :, [-1, -2]], found.directions)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"positive": []}, "the prompts of 'positive' are .* a list of at least one prompt"),
+        ({"negative": "Hi."}, "the prompts of 'negative' are 'Hi.'"),
+        ({"negative": {"a": ["Hi."]}}, "the prompts of 'negative' are .*; a mean needs a list"),
+        ({"name": "base"}, "a contrast cannot be called 'base'"),
+        ({"layers": [2, 2]}, "the layers are .2, 2., with 2 more than once"),
+        ({"positions": [-1, -2, -1]}, "with -1 more than once; name each once"),
+        ({"raw": True, "positions": [-40]}, "the length of the shortest prompt in tokens"),
+    ],
+)
+def test_bad_contrasts_are_refused(llama: rl.Lens, arguments: dict, sentence: str) -> None:
+    sets = {"positive": tiny.PROMPTS, "negative": tiny.OTHERS}
+    with pytest.raises(rl.InputError, match=sentence):
+        rl.contrast(llama, **(sets | arguments))
+    if "layers" in arguments or "name" in arguments:
+        options = {name: value for name, value in arguments.items() if name == "layers"}
+        role = arguments.get("name", "a")
+        with pytest.raises(rl.InputError, match=sentence.replace("contrast", "role")):
+            rl.role_vectors(llama, {role: tiny.PROMPTS}, tiny.OTHERS, **options)
+
+
 def test_layer_0_is_null_without_learned_positions(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
     assert vectors["a"].at(layer=0).norm == 0
@@ -62,7 +135,7 @@ def test_a_role_called_base_is_refused(llama: rl.Lens) -> None:
         rl.role_vectors(llama, {"base": tiny.PROMPTS}, base=tiny.OTHERS)
     with pytest.raises(rl.InputError, match="cannot be called 'base'"):
         rl.system_vectors(llama, ["base", "cook"], tiny.PROMPTS)
-    with pytest.raises(rl.InputError, match="name each once"):
+    with pytest.raises(rl.InputError, match="with 'cook' more than once; name each once"):
         rl.system_vectors(llama, ["cook", "cook"], tiny.PROMPTS)
 
 
@@ -111,7 +184,7 @@ def test_estimated_nulls_are_plain_differences_of_relabelled_prompts(
     lens, base = shared(Variant(architecture)), tiny.OTHERS + tiny.PROMPTS[5:]
     found = rl.null_vectors(lens, ROLES, base, kinds=["base", "shuffled"], n=6, norms="raw")
     names = [f"shuffled {k} ~ {role}" for role in "ab" for k in range(6)]
-    assert found.roles == (*(f"base {k}" for k in range(6)), *names)
+    assert found.names == (*(f"base {k}" for k in range(6)), *names)
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
     n = len(lens.positions)
     streams = {
@@ -183,19 +256,19 @@ def test_matched_nulls_have_the_norms_of_the_role(llama: rl.Lens) -> None:
     raw = rl.null_vectors(llama, ROLES, tiny.OTHERS, n=2, norms="raw")
     kinds = ("gaussian", "shuffled", "base")
     names = [f"{kind} {k} ~ {role}" for kind in kinds for role in "ab" for k in range(2)]
-    assert found.roles == tuple(names)
-    assert raw.roles == (*names[:8], "base 0", "base 1")
+    assert found.names == tuple(names)
+    assert raw.names == (*names[:8], "base 0", "base 1")
     for name in names:
         kind, role = name.split()[0], name[-1]
-        own = vectors[role].directions[0].norm(dim=-1)
+        size = vectors[role].directions[0].norm(dim=-1)
         null = found[name].directions[0]
-        torch.testing.assert_close(null.norm(dim=-1), own, rtol=1e-5, atol=0)
+        torch.testing.assert_close(null.norm(dim=-1), size, rtol=1e-5, atol=0)
         assert null[0].abs().sum() == 0
         estimated = raw["base " + name[5] if kind == "base" else name].directions[0]
         cosines = torch.nn.functional.cosine_similarity(null[1:], estimated[1:], dim=-1)
         assert cosines.min() > 1 - 1e-5
         if kind != "gaussian":
-            assert not torch.allclose(estimated.norm(dim=-1)[1:], own[1:], rtol=0.01)
+            assert not torch.allclose(estimated.norm(dim=-1)[1:], size[1:], rtol=0.01)
     assert rl.concat(vectors, found)["shuffled 1 ~ b"].at(2).layer == 2
     assert found.prompts == vectors.prompts
     assert found.source == llama.source
@@ -220,7 +293,7 @@ def test_a_null_depends_on_its_seed_and_name_only(llama: rl.Lens) -> None:
         layers=[3, 1],
         positions=[-1],
     )
-    for name in few.roles:
+    for name in few.names:
         expected = found[name].directions[:, [3, 1], -1:]
         torch.testing.assert_close(few[name].directions, expected, atol=1e-5, rtol=1e-5)
     twins = rl.null_vectors(llama, {"a": tiny.PROMPTS, "b": tiny.PROMPTS}, tiny.OTHERS, n=3)
@@ -279,7 +352,7 @@ def test_one_run_gives_vectors_halves_and_nulls(small_batches) -> None:
         rl.null_vectors(lens, {"b": roles["b"]}, base, n=2),
     )
     for one, other in zip((found, *halves, null), alone, strict=True):
-        assert one.roles == other.roles
+        assert one.names == other.names
         torch.testing.assert_close(one.directions, other.directions, atol=1e-5, rtol=1e-4)
     with pytest.raises(rl.InputError, match="no role 'c'"):
         controlled_vectors(lens, roles, base, null_roles=["c"])
@@ -339,11 +412,11 @@ def test_vectors_of_the_papers_own_prompts_come_back_bit_for_bit(
     roles = rl.load_roles(folder / "role_prompts")
     base = rl.load_base(folder / "base_prompts" / "val.json")
     vectors = rl.role_vectors(smollm2, roles, base, layers=range(3))
-    back = rl.RoleVectors.load(vectors.save(tmp_path / "paper.safetensors"))
+    back = rl.Directions.load(vectors.save(tmp_path / "paper.safetensors"))
     assert vectors.directions.shape == (29, 3, 6, 576)
     assert torch.equal(back.directions, vectors.directions)
-    assert (back.roles, back.prompts, back.source) == (
-        vectors.roles,
+    assert (back.names, back.prompts, back.source) == (
+        vectors.names,
         vectors.prompts,
         smollm2.source,
     )

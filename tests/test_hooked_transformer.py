@@ -8,7 +8,7 @@ import rolelens as rl
 import tiny
 from conftest import HAS_HOOKED, hooked_transformer, tiny_lens
 from rolelens import forward
-from test_scoring import QUESTIONS
+from test_evaluation import QUESTIONS
 
 pytestmark = pytest.mark.skipif(
     not HAS_HOOKED,
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 N = 11  # post-instruction tokens of the tiny template
 
 
-def measured(lens: rl.Lens) -> rl.RoleVectors:
+def measured(lens: rl.Lens) -> rl.Directions:
     return rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
 
 
@@ -64,7 +64,7 @@ def _same_steered_logprobs(lens: rl.Lens, architecture: str, oracle: torch.Tenso
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
     answers = ["yes, it is"] * len(tiny.PROMPTS)
     hooks = rl.add(measured(lens).at(2, -1), 2.0)
-    found = forward.answer_logprobs(lens.model, lens.tokenize(tiny.PROMPTS, answers), hooks=hooks)
+    found = forward.answer_logprobs(lens.model, lens.encode(tiny.PROMPTS, answers), hooks=hooks)
     target = tokenizer(answers[0], add_special_tokens=False).input_ids
     for i, prompt in enumerate(tiny.PROMPTS):
         with oracles.added(model, 2, 2 * oracle[2, -1].float()):

@@ -1,30 +1,76 @@
-"""Role vectors and their nulls, measured: difference-in-means of residual streams of prompts."""
+"""Difference-in-means of residual streams of prompts: contrasts, role vectors and their nulls."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from rolelens import forward
-from rolelens.activations import axes, streamed
-from rolelens.errors import InputError, unknown
+from rolelens.errors import InputError, unique, unknown
 from rolelens.forward import Tokens
-from rolelens.lens import Lens
+from rolelens.lens import Lens, Prompts
 from rolelens.progress import track
 from rolelens.prompts import digest
-from rolelens.vectors import RoleVectors, RunningMean, WeightedSums
+from rolelens.residuals import known_layers, known_positions, streamed
+from rolelens.vectors import Directions, RunningMean, WeightedSums
 from rolelens.vectors.controls import Halves, Kind, Nulls
+
+Sets: TypeAlias = Mapping[str, Prompts]
+"""Prompts of each name; those of ``"base"`` are what the others are measured against."""
+
+
+def contrast(
+    lens: Lens,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    name: str = "contrast",
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    raw: bool = False,
+    kind: str = "contrast",
+) -> Directions:
+    """Difference-in-means of the residual stream between any two sets of prompts.
+
+    Mean over the positive prompts minus mean over the negative ones, accumulated in float64. With
+    one prompt in each it is that of activation addition (2308.10248).
+
+    Args:
+        lens: the model.
+        positive: what the direction points to: texts, conversations or tokens.
+        negative: what it points away from; its mean residual norm is recorded.
+        name: what the direction stands for.
+        layers: all of them by default.
+        positions: post-instruction positions by default, or the last token where there are none.
+        raw: take the prompts as texts that stand alone, without the chat format.
+        kind: what the name is, such as ``"trait"``.
+
+    Returns:
+        Directions of one name.
+
+    Raises:
+        InputError: a set without prompts, an unknown or repeated layer or position, the name
+            ``"base"``, or activations that are not finite.
+    """
+    for side, prompts in (("positive", positive), ("negative", negative)):
+        _several(side, prompts, 1)
+    _named([name], kind)
+    measured = _measure(lens, {"base": negative, name: positive}, layers, positions, raw=raw)
+    which = "raw texts" if raw else "prompts"
+    contrast = f"positive {which} - negative {which}"
+    return dataclasses.replace(measured, contrast=contrast, kind=kind)
 
 
 def role_vectors(
     lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
+    roles: Sets,
+    base: Prompts,
     *,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-) -> RoleVectors:
+) -> Directions:
     """Difference-in-means of the residual stream between role and base prompts.
 
     d[role, layer, position] = mu - nu (2502.12055 eq. 1-2), accumulated in float64. Base prompts
@@ -38,21 +84,21 @@ def role_vectors(
         positions: post-instruction positions by default.
 
     Raises:
-        InputError: an empty or single-prompt set, an unknown layer or position, or activations
-            that are not finite.
+        InputError: an empty or single-prompt set, an unknown or repeated layer or position, or
+            activations that are not finite.
     """
     return _measure(lens, _sets(roles, base), layers, positions)
 
 
 def half_vectors(
     lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
+    roles: Sets,
+    base: Prompts,
     *,
     seed: int = 0,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-) -> tuple[RoleVectors, RoleVectors]:
+) -> tuple[Directions, Directions]:
     """Difference-in-means from one random half of the prompts, and from the other.
 
     The cosine of the two in a cell is the split-half reliability of the direction: near 1 where
@@ -76,8 +122,8 @@ def half_vectors(
 
 def null_vectors(
     lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
+    roles: Sets,
+    base: Prompts,
     *,
     kinds: Sequence[Kind] = get_args(Kind),
     n: int = 4,
@@ -85,7 +131,7 @@ def null_vectors(
     seed: int = 0,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-) -> RoleVectors:
+) -> Directions:
     """Null directions for roles: controls that are swept and evaluated exactly like a role.
 
     Every prompt runs once, whatever the number of nulls; memory does not grow with the number of
@@ -97,7 +143,8 @@ def null_vectors(
         base: prompts without a role.
         kinds: ``"gaussian"`` noise; ``"shuffled"`` labels of role and base prompts; one half of the
             ``"base"`` prompts against the other.
-        n: nulls of each kind and role, named ``"shuffled 0 ~ lawyer"`` and so on.
+        n: nulls of each kind and role, named ``"shuffled 0 ~ lawyer"`` and so on; what each
+            imitates is in ``nulls`` of the result.
         norms: ``"matched"`` gives every null the norm of the role's direction in each cell, so that
             equal alphas are equal strengths (a zero stays zero); ``"raw"`` leaves ``"shuffled"``
             and ``"base"`` as estimated, the latter then being the same for all roles: ``"base 0"``.
@@ -116,13 +163,13 @@ def null_vectors(
 
 def controlled_vectors(
     lens: Lens,
-    roles: Mapping[str, Sequence[str]],
-    base: Sequence[str],
+    roles: Sets,
+    base: Prompts,
     *,
     null_roles: Sequence[str] | None = None,
     n: int = 1,
     seed: int = 0,
-) -> tuple[RoleVectors, tuple[RoleVectors, RoleVectors], RoleVectors]:
+) -> tuple[Directions, tuple[Directions, Directions], Directions]:
     """Role vectors with their halves and their nulls, from one run of the prompts.
 
     Args:
@@ -146,19 +193,19 @@ def controlled_vectors(
             raise unknown("role", role, roles)
     halves = Halves(_counts(sets), seed)
     made = Nulls(_counts(sets), some, get_args(Kind), n, "matched", seed)
-    found = _measure(lens, sets, None, None, halves.sums, made.sums)
-    return found, halves.of(found), made.of(found)
+    vectors = _measure(lens, sets, None, None, halves.sums, made.sums)
+    return vectors, halves.of(vectors), made.of(vectors)
 
 
 def system_vectors(
     lens: Lens,
     roles: Sequence[str],
-    prompts: Sequence[str],
+    prompts: Prompts,
     *,
     system: str = "You are a {role}.",
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-) -> RoleVectors:
+) -> Directions:
     """Difference-in-means between the same prompts with and without a role as system prompt.
 
     "Without" keeps the template's default: some templates, SmolLM2's and Qwen's among them, put a
@@ -182,16 +229,16 @@ def system_vectors(
         raise InputError(f"system is {system!r}; it has to contain '{{role}}'.")
     _named(roles)
     prompts = _several("base", prompts)
-    tokens = {"base": lens.tokenize(prompts)}
+    tokens = {"base": lens.encode(prompts)}
     for role in roles:
-        tokens[role] = lens.tokenize(prompts, system=system.replace("{role}", role))
-    found = _contrast(lens, tokens, layers, positions)
-    counted = dict.fromkeys(tokens, (len(prompts), digest(prompts)))
+        tokens[role] = lens.encode(prompts, system=system.replace("{role}", role))
+    vectors = _difference(lens, tokens, layers, positions)
+    counted = dict.fromkeys(tokens, _counted(prompts))
     contrast = f"prompts with the system prompt {system!r} - the same with the template's default"
-    return dataclasses.replace(found, prompts=counted, contrast=contrast)
+    return dataclasses.replace(vectors, prompts=counted, contrast=contrast)
 
 
-def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, Sequence[str]]:
+def _sets(roles: Sets, base: Prompts) -> dict[str, Prompts]:
     """The prompts of ``"base"`` and of every role."""
     if not isinstance(roles, Mapping) or not roles:
         raise InputError("roles has to be a dict of at least one role, as from rl.load_roles().")
@@ -200,71 +247,88 @@ def _sets(roles: Mapping[str, Sequence[str]], base: Sequence[str]) -> dict[str, 
     return sets | {name: _several(name, prompts) for name, prompts in roles.items()}
 
 
-def _counts(sets: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _counts(sets: Sets) -> dict[str, int]:
     return {name: len(prompts) for name, prompts in sets.items()}
 
 
-def _named(roles: Sequence[str]) -> None:
-    if "base" in roles:
-        raise InputError("a role cannot be called 'base'; that is the name of the base prompts.")
-    if len(set(roles)) < len(roles):
-        raise InputError(f"the roles are {list(roles)}; name each once.")
-
-
-def _several(name: str, prompts: Sequence[str]) -> Sequence[str]:
-    if isinstance(prompts, str) or len(prompts) < 2:
+def _named(names: Sequence[str], kind: str = "role") -> None:
+    if "base" in names:
         raise InputError(
-            f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs a list of at least "
-            "two prompts."
+            f"a {kind} cannot be called 'base'; that is the name of the prompts it is measured "
+            "against."
         )
+    unique(kind, names)
+
+
+def _several(name: str, prompts: Prompts, least: int = 2) -> Prompts:
+    several = isinstance(prompts, Sequence | Tokens) and not isinstance(prompts, str)
+    if not several or len(prompts) < least:
+        need = f"a list of at least {'two prompts' if least == 2 else 'one prompt'}"
+        raise InputError(f"the prompts of {name!r} are {str(prompts)[:40]!r}; a mean needs {need}.")
     return prompts
+
+
+def _counted(prompts: Prompts) -> tuple[int, str]:
+    """How many prompts there are, and their hash."""
+    texts: list[Any] = list(prompts.ids if isinstance(prompts, Tokens) else prompts)
+    return len(texts), digest(
+        [text if isinstance(text, str) else json.dumps(text, sort_keys=True) for text in texts]
+    )
 
 
 def _measure(
     lens: Lens,
-    sets: Mapping[str, Sequence[str]],
+    sets: Sets,
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
     *sums: Mapping[str, WeightedSums],
-) -> RoleVectors:
-    tokens = {name: lens.tokenize(prompts) for name, prompts in sets.items()}
-    found = _contrast(lens, tokens, layers, positions, *sums)
-    counted = {name: (len(prompts), digest(prompts)) for name, prompts in sets.items()}
-    return dataclasses.replace(found, prompts=counted)
+    raw: bool = False,
+) -> Directions:
+    """The difference-in-means of every set to the set ``"base"``, with what is known of them."""
+    tokens = {name: lens.encode(prompts, raw=raw) for name, prompts in sets.items()}
+    vectors = _difference(lens, tokens, layers, positions, *sums)
+    counted = {name: _counted(prompts) for name, prompts in sets.items()}
+    return dataclasses.replace(vectors, prompts=counted)
 
 
-def _contrast(
+def _difference(
     lens: Lens,
     tokens: Mapping[str, Tokens],
     layers: Sequence[int] | None,
     positions: Sequence[int] | None,
     *sums: Mapping[str, WeightedSums],
-) -> RoleVectors:
+) -> Directions:
     """Mean of every set minus the mean of the set ``"base"``, which runs once.
 
     ``sums`` take in the sets of their name on the way.
     """
-    layers, positions = axes(lens, layers, positions)
+    if len({prompts.n_post for prompts in tokens.values()}) > 1:
+        raise InputError(
+            "some of these prompts are encoded with other post-instruction tokens than others "
+            f"({', '.join(f'{name}: {part.n_post}' for name, part in tokens.items())}), so that "
+            "their positions would not be the same; encode all of them alike."
+        )
+    whole = Tokens.concat(list(tokens.values()))
+    layers, positions = known_layers(lens, layers), known_positions(whole, positions)
     norm = RunningMean()
     means = {name: RunningMean() for name in tokens}
-    place = [(name, n) for name, own in tokens.items() for n in range(len(own))]
-    every = Tokens.concat(list(tokens.values()))
-    stream = streamed(lens, every, layers, positions)
-    for rows, x in track(stream, "role vectors", total=len(forward.batches(every))):
+    place = [(name, n) for name, prompts in tokens.items() for n in range(len(prompts))]
+    stream = streamed(lens, whole, layers, positions)
+    for rows, x in track(stream, "vectors", total=len(forward.batches(whole))):
         for name in dict.fromkeys(place[row][0] for row in rows):
-            own = torch.tensor([place[row][0] == name for row in rows])
-            means[name].add(x[own])
-            prompts = torch.tensor([place[row][1] for row in rows[own]])
-            for several in sums:
-                if name in several:
-                    several[name].add(x[own], prompts)
+            inside = torch.tensor([place[row][0] == name for row in rows])
+            means[name].add(x[inside])
+            prompts = torch.tensor([place[row][1] for row in rows[inside]])
+            for weighted in sums:
+                if name in weighted:
+                    weighted[name].add(x[inside], prompts)
             if name == "base":
-                norm.add(x[own].double().norm(dim=-1))
+                norm.add(x[inside].double().norm(dim=-1))
         forward.release_memory()
     nu = means.pop("base").mean
-    return RoleVectors(
+    return Directions(
         directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),
-        roles=tuple(means),
+        names=tuple(means),
         layers=tuple(layers),
         positions=tuple(positions),
         resid_norm=norm.mean.float().cpu(),

@@ -1,21 +1,25 @@
 """A model with its tokenizer and chat format: what every measurement is made through."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from rolelens import forward
-from rolelens.chat import ChatFormat
+from rolelens.chat import ChatFormat, Prompt, conversation
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
 from rolelens.forward import Batch, Hook, HookedModel, Hooks, Pick, Tokens
-from rolelens.vectors import RoleVectors, Source
+from rolelens.vectors import Directions, Source
+
+Prompts: TypeAlias = Sequence[Prompt] | Tokens
+"""Texts, conversations, or what :meth:`Lens.encode` made of them."""
 
 
 class Lens(Shown):
@@ -25,20 +29,43 @@ class Lens(Shown):
         model: the TransformerLens model itself.
         chat: how prompts are rendered.
         positions: post-instruction positions, counted from the end: the template's tokens after
-            the instruction.
+            the instruction; the last position alone where it puts none there.
         source: what vectors measured with this lens are recorded with.
     """
 
     def __init__(
-        self, model: HookedModel, *, name: str | None = None, origin: str | None = None
+        self,
+        model: HookedModel,
+        *,
+        name: str | None = None,
+        origin: str | None = None,
+        template: str | None = None,
     ) -> None:
+        """Take a model.
+
+        Args:
+            model: a TransformerLens model with its tokenizer.
+            name: what it is called.
+            origin: where its weights come from.
+            template: a Jinja chat template in place of the tokenizer's; ``"text"``: prompts are put
+                as they are, as to a base model.
+
+        Raises:
+            InputError: there is no tokenizer, the template fails, or the model is in training mode
+                and drops some of its activations at random.
+        """
         if getattr(model, "tokenizer", None) is None:
             raise InputError("the model has no tokenizer; set model.tokenizer first.")
         self.model = model
         self.name = name or str(model.cfg.model_name)
-        self.chat = ChatFormat(model.tokenizer, self.name)
+        if getattr(getattr(model, "original_model", None), "training", False):
+            raise InputError(
+                f"{self.name} is in training mode, in which dropout changes activations at random; "
+                "call model.eval() first."
+            )
+        self.chat = ChatFormat(model.tokenizer, self.name, template)
         forward.probe(model)
-        self.positions = tuple(range(-self.chat.n_post, 0))
+        self.positions = positions_of(self.chat.n_post)
         self.source = Source(
             model=self.name,
             origin=origin or self.name,
@@ -81,7 +108,7 @@ class Lens(Shown):
         """Hash of a sample of the weights as they are now, for what must not mix two models."""
         return forward.content(self.model)
 
-    def adopt(self, vectors: RoleVectors) -> RoleVectors:
+    def adopt(self, vectors: Directions) -> Directions:
         """Take vectors of another model of the same shape as if they were of this one.
 
         Vectors of an instruct model can so be tried on its base model. Nothing says that a
@@ -105,73 +132,158 @@ class Lens(Shown):
         where = f"{vectors.contrast}, in {theirs.model if theirs else 'another model'}"
         return dataclasses.replace(vectors, source=self.source, contrast=where)
 
-    def tokenize(
+    def encode(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         answers: Sequence[str] | None = None,
         *,
         system: str | Sequence[str] | None = None,
         raw: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Tokens:
-        """Render prompts in the chat format and tokenize them.
+        """Render prompts in the chat format and tokenize them: the one way into the model.
 
         Args:
-            prompts: what the user says.
+            prompts: texts that the user says, or conversations, each a list of messages
+                ``{"role": "system" | "user" | "assistant", "content": text}``. One that ends with
+                the assistant's turn is a prompt with this turn as its answer. What was encoded
+                before is taken as it is.
             answers: an answer to each, appended where the model's own would begin.
             system: a system prompt for all of them, or one for each.
-            raw: take the prompts as texts that stand alone, without the chat format.
+            raw: take the prompts as texts that stand alone, without the chat format. A text that
+                begins with a beginning-of-sequence token gets no second one.
+            template_args: what the chat template is told besides, such as
+                ``{"enable_thinking": False}``.
 
         Raises:
-            InputError: no prompts, something that is not a text, or a prompt that does not fit
-                into the context; raw prompts with answers or a system prompt.
+            InputError: no prompts, something that is neither a text nor a conversation, a text
+                that is in the chat format already, or a prompt that does not fit into the context;
+                a message that the template leaves out; raw prompts with answers or a system prompt.
         """
+        if isinstance(prompts, Tokens):
+            if answers is not None or system is not None or raw or template_args:
+                raise InputError(
+                    "these prompts are encoded already; pass answers, system, raw and template_args"
+                    " to lens.encode."
+                )
+            if prompts.source is not None and prompts.source.differs(self.source):
+                raise InputError(
+                    f"these tokens were encoded for {prompts.source.model}, and this is "
+                    f"{self.name}; encode the prompts with this lens."
+                )
+            return prompts
         if isinstance(prompts, str):
             raise InputError(f"prompts is the text {prompts[:40]!r}; pass a list of texts.")
+        if not isinstance(prompts, Sequence):
+            raise InputError(
+                f"prompts is a {type(prompts).__name__}; pass a list of texts or conversations."
+            )
         if len(prompts) == 0:
             raise InputError("there are no prompts; pass at least one.")
-        for prompt in prompts:
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise InputError(f"{prompt!r} is not a prompt; every prompt has to be a text.")
+        pairs = [conversation(prompt, n) for n, prompt in enumerate(prompts)]
         if raw:
-            if answers is not None or system is not None:
+            if answers is not None or system is not None or template_args:
                 raise InputError(
-                    "raw prompts have no answers and no system prompt; leave them out."
+                    "raw prompts have no answers, no system prompt and no template; leave them out."
                 )
-            ids = [self.chat.raw_ids(prompt) for prompt in prompts]
-            lengths = [len(sequence) for sequence in ids]
-        elif answers is None:
-            pairs = zip(prompts, _each(system, len(prompts)), strict=True)
-            ids = [self.chat.ids(prompt, own) for prompt, own in pairs]
-            lengths = [len(sequence) for sequence in ids]
+            ids = [self.chat.raw_ids(_raw(prompt, n)) for n, (prompt, _) in enumerate(pairs)]
+            lengths, n_post = [len(sequence) for sequence in ids], 0
         else:
-            triples = zip(prompts, answers, _each(system, len(prompts)), strict=True)
-            both = [self.chat.ids_with_answer(p, a, own) for p, a, own in triples]
-            ids, lengths = [whole for whole, _ in both], [start for _, start in both]
-        for prompt, sequence in zip(prompts, ids, strict=True):
+            rows = list(self._rows(pairs, answers, _each(system, len(pairs)), template_args))
+            ids, lengths = [sequence for sequence, _ in rows], [length for _, length in rows]
+            n_post = self._n_post(ids, lengths, template_args)
+        for n, sequence in enumerate(ids):
+            if len(sequence) == 0:
+                raise InputError(f"prompt {n} ({prompts[n]!r}) has no tokens; pass another text.")
             if len(sequence) > self.n_ctx:
                 raise InputError(
-                    f"the prompt {prompt[:40]!r}... has {len(sequence)} tokens and {self.name} "
-                    f"reads at most {self.n_ctx}; shorten it."
+                    f"prompt {n} ({str(prompts[n])[:40]!r}...) has {len(sequence)} tokens and "
+                    f"{self.name} reads at most {self.n_ctx}; shorten it."
                 )
-        return Tokens(tuple(ids), tuple(lengths), 0 if raw else self.chat.n_post, self.source)
+        return Tokens(tuple(ids), tuple(lengths), n_post, self.source)
+
+    def _rows(
+        self,
+        pairs: Sequence[tuple[Prompt, str | None]],
+        answers: Sequence[str] | None,
+        systems: Sequence[str | None],
+        template_args: Mapping[str, Any] | None,
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Token ids of each prompt with its answer, and how many are the prompt's."""
+        if isinstance(answers, str):
+            raise InputError(f"answers is the text {answers[:40]!r}; pass a list, one a prompt.")
+        if answers is not None and len(answers) != len(pairs):
+            raise InputError(f"{len(pairs)} prompts and {len(answers)} answers do not pair up.")
+        for n, ((prompt, begun), system) in enumerate(zip(pairs, systems, strict=True)):
+            turns = [{"content": prompt}] if isinstance(prompt, str) else prompt
+            for text in (*(str(turn["content"]) for turn in turns), system or ""):
+                self.chat.check_unrendered(f"prompt {n}", text)
+            if system is not None and turns[0].get("role") == "system":
+                raise InputError(
+                    f"prompt {n} begins with a system message, and system is given, too; leave one "
+                    "of them out."
+                )
+            if answers is not None and begun is not None:
+                raise InputError(
+                    f"prompt {n} ends with an answer of the assistant, and another answer is given;"
+                    " leave one of them out."
+                )
+            answer = begun if answers is None else answers[n]
+            if answer is None:
+                sequence = self.chat.ids(prompt, system, template_args)
+                yield sequence, len(sequence)
+                continue
+            if not isinstance(answer, str) or answer == "":
+                raise InputError(f"answer {n} is {answer!r}, which has no tokens; pass a text.")
+            yield self.chat.ids_with_answer(prompt, answer, system, template_args)
+
+    def _n_post(
+        self,
+        ids: Sequence[tuple[int, ...]],
+        lengths: Sequence[int],
+        template_args: Mapping[str, Any] | None,
+    ) -> int:
+        """The number of post-instruction tokens, if all prompts end with the template's."""
+        post = self.chat.post(template_args)
+        for n, (sequence, length) in enumerate(zip(ids, lengths, strict=True)):
+            if post and sequence[max(length - len(post), 0) : length] != post:
+                raise InputError(
+                    f"prompt {n} does not end with the {len(post)} tokens that the template puts "
+                    "after an instruction, so its post-instruction positions would be others; take "
+                    "white space off its end, or pass raw=True."
+                )
+        return len(post)
 
     @contextmanager
     def steered(self, hooks: Sequence[Hook]) -> Iterator["Lens"]:
-        """Steer every call made inside this context, raw calls of ``lens.model`` included."""
+        """Steer every call made inside this context, raw calls of ``lens.model`` included.
+
+        Raises:
+            InputError: it is no steering, has another one for every prompt, or names a hook that
+                the model has not.
+        """
         if callable(hooks):
             raise InputError("row-wise hooks need rows; pass them as hooks= of a call instead.")
-        with self.model.hooks(fwd_hooks=list(hooks)):
+        if not isinstance(hooks, Sequence):
+            raise InputError(
+                f"hooks is a {type(hooks).__name__}; pass steering such as rl.add(direction, 3.0)."
+            )
+        known = self.model.hook_dict
+        for name, _ in hooks:
+            if name not in known:
+                raise InputError(f"the model has no hook {name!r}; it has {self.n_layers} layers.")
+        with forward.install(self.model, hooks):
             yield self
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Prompts,
         *,
         hooks: Hooks = (),
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         system: str | Sequence[str] | None = None,
         begun: str = "",
         raw: bool = False,
@@ -180,42 +292,50 @@ class Lens(Shown):
         """Answer each prompt.
 
         Args:
-            prompts: what the user says.
-            hooks: steering, from ``rl.add``, ``rl.ablate`` or ``rl.add_rows``.
+            prompts: as for :meth:`encode`; a begun answer is continued.
+            hooks: steering, from ``rl.add``, ``rl.ablate`` or ``rl.by_row``.
             max_new_tokens: length of an answer at most, in tokens.
             temperature: 0 is greedy.
             top_p: nucleus, for temperatures above 0.
-            seed: of the sampling; an answer depends on its place in the list, not on the others.
+            seed: of the sampling; an answer depends on its place in the list, not on the others. A
+                list has a seed for each prompt, and then the place does not matter.
             system: a system prompt for all of them, or one for each.
             begun: how every answer begins; steered as generated, and not part of what is returned.
             raw: continue the prompts as texts that stand alone, without the chat format.
             cache: keep keys and values between tokens; the text is the same without, and slower.
 
         Returns:
-            The answers, without the prompts.
+            The answers, without the prompts and without what was begun.
+
+        Raises:
+            InputError: as for :meth:`encode`; steering that touches none of the tokens; no room
+                for an answer.
         """
         begins = [begun] * len(prompts) if begun else None
-        tokens = self.tokenize(prompts, begins, system=system, raw=raw)
+        tokens = self._generated(
+            self.encode(prompts, begins, system=system, raw=raw), hooks, max_new_tokens
+        )
         pairs = zip(tokens.ids, tokens.prompt_lengths, strict=True)
         if len({len(ids) - length for ids, length in pairs}) > 1:
             raise InputError(
-                f"begun is {begun!r}, which is not the same tokens after every prompt; begin it "
-                "with a new line, or answer the prompts one by one."
+                f"begun is {begun!r}, and the answers begun are not of equal length in tokens after"
+                " every prompt; begin them with a new line, or answer the prompts one by one."
             )
-        answers = [""] * len(prompts)
+        answers = [""] * len(tokens)
         mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
         budget = forward.GENERATED_BUDGET
+        seeds = _seeds(seed, len(prompts))
         for batch in forward.batches(tokens, budget, same_prompt_length=not mixed):
-            pick = _picker(temperature, top_p, seed, batch.rows)
+            pick = _picker(temperature, top_p, [seeds[row] for row in batch.rows.tolist()])
             steps = self._decode(batch, hooks, max_new_tokens, pick, cache)
-            done = torch.stack(list(steps), dim=1).tolist()
-            for i, ids in zip(batch.rows.tolist(), done, strict=True):
+            written = torch.stack(list(steps), dim=1).tolist()
+            for i, ids in zip(batch.rows.tolist(), written, strict=True):
                 answers[i] = self._text(ids)
         return answers
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         hooks: Hooks = (),
         max_new_tokens: int = 64,
@@ -223,10 +343,12 @@ class Lens(Shown):
         top_p: float = 1.0,
         seed: int = 0,
         system: str | None = None,
+        raw: bool = False,
     ) -> Iterator[str]:
         """Answer one prompt piece by piece; arguments as for :meth:`generate`."""
-        batch = forward.batches(self.tokenize([prompt], system=system))[0]
-        pick = _picker(temperature, top_p, seed, batch.rows)
+        tokens = self.encode([prompt], system=system, raw=raw)
+        batch = forward.batches(self._generated(tokens, hooks, max_new_tokens))[0]
+        pick = _picker(temperature, top_p, _seeds(seed, 1))
         ids: list[int] = []
         shown = ""
         for step in self._decode(batch, hooks, max_new_tokens, pick, cache=True):
@@ -243,7 +365,9 @@ class Lens(Shown):
             "model": self.name,
             "layers": str(self.n_layers),
             "d_model": str(self.d_model),
-            "post-instruction positions": f"{self.positions[0]} to -1",
+            "post-instruction positions": f"{self.positions[0]} to -1"
+            if self.chat.n_post
+            else "none",
             "dtype": self.source.dtype,
         }
         return Card("Lens", facts, "rl.role_vectors(lens, rl.load_roles(), rl.load_base())")
@@ -254,6 +378,17 @@ class Lens(Shown):
         room = max(lengths) + max_new_tokens <= self.n_ctx
         return len(set(lengths)) > 1 and room and forward.mixes(self.model, hooks)
 
+    def _generated(self, tokens: Tokens, hooks: Hooks, max_new_tokens: int) -> Tokens:
+        """The tokens, if so many can follow them and the steering touches any.
+
+        Raises:
+            InputError: they cannot, or it touches none.
+        """
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
+        forward.check_effect(self.model, hooks, tokens, unread=1 - max_new_tokens)
+        return tokens
+
     def _decode(
         self,
         batch: Batch,
@@ -263,9 +398,7 @@ class Lens(Shown):
         cache: bool,
     ) -> Iterator[Int[Tensor, " row"]]:
         """Decode until every row has ended, or there is no more room."""
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
-        stop = torch.tensor(sorted(self._stop_ids()))
+        stop = torch.tensor(sorted(self._stop_ids))
         room = min(max_new_tokens, self.n_ctx - batch.ids.shape[1])
         if room < 1:
             raise InputError(
@@ -276,20 +409,34 @@ class Lens(Shown):
             self.model, batch, pick, max_new_tokens=room, stop=stop, hooks=hooks, cache=cache
         )
 
+    @functools.cached_property
     def _stop_ids(self) -> set[int]:
         """Tokens that end an answer: the tokenizer's, the model's and the template's own."""
-        flat = forward.end_ids(self.model)
+        stop = forward.end_ids(self.model)
         if self.tokenizer.eos_token_id is not None:
-            flat.add(int(self.tokenizer.eos_token_id))
-        end_of_turn = self.chat.ids("a")[-self.chat.n_post]
-        if end_of_turn in self.tokenizer.all_special_ids:
-            flat.add(end_of_turn)
-        return flat
+            stop.add(int(self.tokenizer.eos_token_id))
+        stop |= set(self.chat.post()[:1]) & set(self.tokenizer.all_special_ids)
+        return stop
 
     def _text(self, ids: list[int]) -> str:
-        stop = self._stop_ids()
-        end = next((n for n, i in enumerate(ids) if i in stop), len(ids))
+        """What was answered, up to the first token that ends an answer."""
+        end = next((n for n, i in enumerate(ids) if i in self._stop_ids), len(ids))
         return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+
+def positions_of(n_post: int) -> tuple[int, ...]:
+    """The post-instruction positions; the last one alone where there are none."""
+    return tuple(range(-max(n_post, 1), 0))
+
+
+def _raw(prompt: Prompt, n: int) -> str:
+    """A prompt that is a text."""
+    if not isinstance(prompt, str):
+        raise InputError(
+            f"prompt {n} is a list of messages, and raw=True takes texts as they are; leave raw "
+            "out, or pass texts."
+        )
+    return prompt
 
 
 def _each(system: str | Sequence[str] | None, n: int) -> list[str | None]:
@@ -301,7 +448,16 @@ def _each(system: str | Sequence[str] | None, n: int) -> list[str | None]:
     return list(system)
 
 
-def _picker(temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row"]) -> Pick:
+def _seeds(seed: int | Sequence[int], n: int) -> list[int]:
+    """The seed of each of n prompts."""
+    if isinstance(seed, int):
+        return [seed * 1_000_003 + row for row in range(n)]
+    if len(seed) != n:
+        raise InputError(f"{n} prompts and {len(seed)} seeds do not pair up.")
+    return list(seed)
+
+
+def _picker(temperature: float, top_p: float, seeds: Sequence[int]) -> Pick:
     """Greedy, or sampling with one random stream a row."""
     if temperature < 0 or not 0 < top_p <= 1:
         raise InputError(
@@ -313,7 +469,7 @@ def _picker(temperature: float, top_p: float, seed: int, rows: Int[Tensor, " row
         return lambda logits, going: logits.argmax(dim=-1)
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-    streams = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in rows.tolist()]
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
     warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
 
     def sample(logits: Tensor, going: Tensor) -> Tensor:
