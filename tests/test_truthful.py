@@ -2,6 +2,8 @@
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
-from rolelens.benchmarks import truthful
+from rolelens.tasks import truthful
 
 ROWS = [
     {
@@ -36,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("split", ["test", "mc1", "mc2"])
 def test_options_and_labels_stay_together(path: Path, split: str) -> None:
-    for question, row in zip(rl.load_benchmark(path, split), ROWS, strict=True):
+    for question, row in zip(rl.load_task(path, split), ROWS, strict=True):
         targets = row["mc2_targets" if split == "mc2" else "mc1_targets"]
         true = {question.options[k] for k in (question.answer, *question.also)}
         assert true == {text for text, label in targets.items() if label}
@@ -55,13 +57,12 @@ def test_the_hubs_rows_are_the_same(path: Path) -> None:
         }
         for row in ROWS
     ]
-    found = tuple(truthful.from_rows(hub, "mc2", "hub"))
-    assert found == rl.load_benchmark(path, "mc2").questions
+    assert tuple(truthful.from_rows(hub, "mc2", "hub")) == rl.load_task(path, "mc2").items
 
 
 def test_all_true_options_count(llama: rl.Lens, path: Path) -> None:
-    bench = rl.load_benchmark(path, "mc2").permuted(seed=1)
-    scores = rl.evaluate(llama, bench, method="cloze")
+    task = rl.load_task(path, "mc2").permuted(seed=1)
+    scores = rl.evaluate(llama, task, method="cloze")
     model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
     for n, row in enumerate(ROWS):
         start = oracles.chat_ids(tokenizer, row["question"])
@@ -81,28 +82,42 @@ def test_all_true_options_count(llama: rl.Lens, path: Path) -> None:
     assert scores.domain("").mc2.tolist() == scores.mc2.tolist()
 
 
-def test_sweeps_know_all_true_options_and_stores_do_not(
+def test_sweeps_and_stores_know_all_true_options(
     llama: rl.Lens, path: Path, tmp_path: Path
 ) -> None:
-    bench = rl.load_benchmark(path, "mc2")
+    task = rl.load_task(path, "mc2")
     with pytest.raises(rl.InputError, match="of method 'cloze'"):
-        _ = rl.evaluate(llama, bench, method="cloze_norm").mc2
-    vectors = rl.RoleVectors(torch.randn(1, 1, 1, 32), ("a",), (2,), (-1,), torch.ones(1, 1))
-    options = {"layers": [2], "alphas": [1.0], "method": "cloze"}
-    swept = rl.sweep(llama, vectors, bench, **options).cell("a", 2, -1, 1.0)
+        _ = rl.evaluate(llama, task, method="cloze_norm").mc2
+    vectors = rl.Directions(torch.randn(1, 1, 1, 32), ("a",), (2,), (-1,), torch.ones(1, 1))
+    options = {"layers": [2], "alphas": [1.0], "method": "cloze", "store": tmp_path / "s.db"}
+    label = {"name": "a", "layer": 2, "position": -1, "alpha": 1.0}
+    swept = rl.sweep(llama, vectors, task, **options).cell(**label)
     hooks = rl.add(vectors.direction("a", 2, -1), 1.0)
-    expected = rl.evaluate(llama, bench, hooks, "cloze")
+    expected = rl.evaluate(llama, task, hooks, "cloze")
     torch.testing.assert_close(swept.mc2, expected.mc2, rtol=1e-3, atol=1e-5)
     assert swept.margin == pytest.approx(expected.margin, abs=1e-3)
-    with pytest.raises(rl.InputError, match="keeps one correct option"):
-        rl.sweep(llama, vectors, bench, store=tmp_path / "s.db", **options)
+    loaded = rl.load_sweep(tmp_path / "s.db").cell(**label)
+    assert torch.equal(loaded.mc2, swept.mc2)
+    assert torch.equal(loaded.margins, swept.margins)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        rows = connection.execute("SELECT accuracy, margin FROM summary ORDER BY cell").fetchall()
+    assert rows[1] == pytest.approx((swept.accuracy, swept.margin), abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ({}, "holds no list"),
-        ([{"question": "a"}], "item 1: expected a text under 'question'"),
+        ([{"question": "a", "mc1_targets": None}], "item 1: expected a text under 'question'"),
+        ([{"question": "a", "mc2_targets": {"b": 1, "c": 0}}], "labels 0 and 1 under 'mc1_targets"),
+        (
+            [{"question": "a", "mc1_targets": {"choices": ["b", "b"], "labels": [0, 1]}}],
+            "labels 0 and 1",
+        ),
+        (
+            [{"question": "a", "mc1_targets": {"b": 1, "b ": 0}}],
+            "item 1: question 'truthfulqa-0000' has 'b ?' as a correct and as a wrong option",
+        ),
         ([{"question": "a", "mc1_targets": {"b": 2, "c": 0}}], "labels 0 and 1"),
         ([{"question": "a", "mc1_targets": {"b": [1]}}], "labels 0 and 1"),
         ([{"question": "a", "mc1_targets": {"choices": None, "labels": [1]}}], "labels 0 and 1"),
@@ -115,12 +130,19 @@ def test_bad_files_are_one_sentence(tmp_path: Path, rows: object, message: str) 
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps(rows))
     with pytest.raises(rl.InputError, match=message):
-        rl.load_benchmark(bad)
+        rl.load_task(bad)
+
+
+def test_an_option_that_is_true_and_false_is_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('[{"question": "a", "mc1_targets": {"b": 1, "c": 0, "b": 0}}]')
+    with pytest.raises(rl.InputError, match="bad.json has 'b' twice in one object"):
+        rl.load_task(bad)
 
 
 def test_unknown_targets_are_refused(path: Path) -> None:
     with pytest.raises(rl.InputError, match="no targets of TruthfulQA 'mc3'"):
-        rl.load_benchmark(path, "mc3")
+        rl.load_task(path, "mc3")
     with pytest.raises(rl.InputError, match="also names the options"):
         rl.Question("a", "b?", ("c", "d"), 0, also=(0,))
 
@@ -129,7 +151,7 @@ def test_the_real_file_is_read() -> None:
     real = DATA / "truthfulqa" / "mc_task_500.json"
     if not real.exists():
         pytest.skip(f"{real} is not there")
-    first = rl.load_benchmark(real)
+    first = rl.load_task(real)
     assert len(first) == 500
     assert 0.1 < sum(q.answer == 0 for q in first) / 500 < 0.35  # shuffled
-    assert any(len(q.also) > 3 for q in rl.load_benchmark(real, "mc2"))
+    assert any(len(q.also) > 3 for q in rl.load_task(real, "mc2"))

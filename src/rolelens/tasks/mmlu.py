@@ -1,15 +1,20 @@
-"""MMLU: the original CSV files, the hub's rows, and the shots of its dev split."""
+"""MMLU: the original CSV files, the hub's rows, and the shots of its dev split.
+
+Two of the 6,883 test questions of the 26 subjects of 2502.12055 have a wrong option that equals
+the correct one (high_school_macroeconomics 183, international_law 51; none of dev's and val's).
+There it counts as correct, too (:attr:`Question.also`).
+"""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolelens.benchmarks.questions import LETTERS, Question
 from rolelens.errors import InputError, unknown
-from rolelens.rows import csv_lines
+from rolelens.rows import csv_lines, located
 from rolelens.rows import from_hub as hub_rows
+from rolelens.tasks.questions import LETTERS, Question, equal_options
 
 HUB = "cais/mmlu"
 SPLITS = ("dev", "val", "test")
@@ -58,9 +63,10 @@ def from_rows(rows: Iterable[Any], where: str) -> Iterator[Question]:
                 f"{where}, row {n + 1}: expected a question, a subject, choices and the index of "
                 f"the correct one, found {str(row)[:200]!r}."
             )
-        name = f"{subject}-{seen[subject]:04d}"
-        yield Question(name, text, tuple(options), answer, subject, subject)
+        with located(f"{where}, row {n + 1}"):
+            question = _question(f"{subject}-{seen[subject]:04d}", text, options, answer, subject)
         seen[subject] += 1
+        yield question
 
 
 def with_shots(
@@ -76,14 +82,56 @@ def with_shots(
     ]
 
 
-def _first(known: dict[str, list[Question]], subject: str, shots: int) -> tuple[Question, ...]:
-    own: Sequence[Question] = known.get(subject, ())
-    if len(own) < shots:
+def kept(questions: Iterable[Question], subjects: Sequence[str]) -> list[Question]:
+    """The questions of some subjects.
+
+    Raises:
+        InputError: no question is of one of them.
+    """
+    known = sorted({question.subject for question in questions if question.subject})
+    for name in subjects:
+        if name not in known:
+            raise unknown("subject", name, known)
+    return [question for question in questions if question.subject in subjects]
+
+
+def grouped(
+    questions: Iterable[Question], grouping: Mapping[str, str], strict: bool
+) -> list[Question]:
+    """The questions of the grouped subjects, under their new domains.
+
+    Args:
+        questions: of which those of other subjects are left out.
+        grouping: the domain of every subject.
+        strict: refuse questions of other subjects.
+
+    Raises:
+        InputError: there are none of the grouped subjects, or, if strict, one of another.
+    """
+    for question in questions:
+        if strict and question.subject not in grouping:
+            raise unknown("domain given for the subject", question.subject, grouping)
+    moved = [
+        dataclasses.replace(question, domain=grouping[question.subject])
+        for question in questions
+        if question.subject in grouping
+    ]
+    if not moved:
         raise InputError(
-            f"shots is {shots} and the dev split of {subject!r} has {len(own)} questions; ask for "
-            "no more than there are."
+            f"no question has one of the {len(grouping)} subjects that domains names; load MMLU, "
+            "or leave domains out."
         )
-    return tuple(own[:shots])
+    return moved
+
+
+def _first(known: dict[str, list[Question]], subject: str, shots: int) -> tuple[Question, ...]:
+    shown = known.get(subject, [])[:shots]
+    if len(shown) < shots:
+        raise InputError(
+            f"shots is {shots} and the dev split of {subject!r} has {len(shown)} questions; ask "
+            "for no more than there are."
+        )
+    return tuple(shown)
 
 
 def _subject(path: Path) -> str:
@@ -95,8 +143,18 @@ def _csv(path: Path) -> Iterator[Question]:
     for n, (where, row) in enumerate(csv_lines(path)):
         if len(row) != 6 or row[5].strip() not in tuple("ABCD"):
             raise InputError(
-                f"{where}: expected question, four options and a letter "
-                f"A to D, found {len(row)} columns ending in {row[-1][:20] if row else ''!r}."
+                f"{where}: expected a question, four options and a letter A to D, found "
+                f"{len(row)} cells ending in {row[-1][:20]!r}; put a text with a comma between "
+                "quotation marks, or name the columns in a header ('question', 'A', 'B' and so "
+                "on, 'answer')."
             )
-        answer = LETTERS.index(row[5].strip())
-        yield Question(f"{subject}-{n:04d}", row[0], tuple(row[1:5]), answer, subject, subject)
+        with located(where):
+            question = _question(
+                f"{subject}-{n:04d}", row[0], row[1:5], LETTERS.index(row[5].strip()), subject
+            )
+        yield question
+
+
+def _question(name: str, text: str, options: Sequence[str], answer: int, subject: str) -> Question:
+    also = equal_options(options, answer)
+    return Question(name, text, tuple(options), answer, subject, subject, also=also)

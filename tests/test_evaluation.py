@@ -9,7 +9,7 @@ import oracles
 import rolelens as rl
 import tiny
 from conftest import Variant
-from rolelens import scoring
+from rolelens import tasks
 
 QUESTIONS = [
     rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0, "colour"),
@@ -27,13 +27,13 @@ def test_letter_scores_equal_plain_logits(lens: rl.Lens, variant: Variant) -> No
             [question.text, *lines, "Answer with the letter of the correct answer.", "Answer:"]
         )
         ids = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"[: len(lines)]]
-        own = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
-        expected = own.log_softmax(dim=-1)
+        expected = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
+        expected = expected.log_softmax(dim=-1)
         torch.testing.assert_close(
             scores.logprobs[i, : len(ids)], expected, atol=variant.logit_tolerance, rtol=1e-4
         )
         assert (scores.logprobs[i, len(ids) :] == -torch.inf).all()
-        assert scores.predictions[i] == own.argmax()
+        assert scores.predictions[i] == expected.argmax()
 
 
 @pytest.mark.parametrize("method", ["cloze", "cloze_norm"])
@@ -46,25 +46,9 @@ def test_cloze_scores_equal_plain_sums(lens: rl.Lens, variant: Variant, method) 
         for k, option in enumerate(question.options):
             answer = tokenizer(option, add_special_tokens=False).input_ids
             with oracles.added(model, 2, 2 * d.vector):
-                own = oracles.option_logprob(model, ids, answer)
-            expected = own.sum() if method == "cloze" else own.mean()
+                each = oracles.option_logprob(model, ids, answer)
+            expected = each.sum() if method == "cloze" else each.mean()
             torch.testing.assert_close(scores.logprobs[i, k], expected, atol=1e-3, rtol=1e-4)
-
-
-def test_accuracy_and_margin_are_those_of_the_definition() -> None:
-    scores = rl.Scores(
-        logprobs=torch.tensor([[-1.0, -2.0, -5.0], [-1.0, -3.0, -torch.inf], [-4.0, -2.5, -2.0]]),
-        answers=torch.tensor([0, 1, 2]),
-        questions=("a", "b", "c"),
-        domains=("x", "x", "y"),
-        method="cloze",
-    )
-    assert scores.accuracy == pytest.approx(2 / 3)
-    assert scores.margins.tolist() == pytest.approx([1.0, -2.0, 0.5])
-    assert scores.margin == pytest.approx(-0.5 / 3)
-    assert scores.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 3) / 3)
-    assert scores.table()["accuracy"].to_dict() == {"x": 0.5, "y": 1.0}
-    assert "accuracy 0.667" in repr(scores)
 
 
 def test_a_system_prompt_changes_scores(llama: rl.Lens) -> None:
@@ -77,23 +61,14 @@ def test_a_prefix_is_part_of_the_question(llama: rl.Lens, method: str) -> None:
     asked = [
         rl.Question(q.id, f"You are a cook.\n\n{q.text}", q.options, q.answer) for q in QUESTIONS
     ]
-    found = rl.evaluate(llama, QUESTIONS, method=method, prefix="You are a cook.\n\n")
-    assert torch.equal(found.logprobs, rl.evaluate(llama, asked, method=method).logprobs)
-
-
-def test_scores_of_one_domain(llama: rl.Lens) -> None:
-    every = rl.evaluate(llama, QUESTIONS)
-    heat = every.domain("heat")
-    assert heat.questions == ("q2",)
-    assert torch.equal(heat.logprobs, every.logprobs[1:2])
-    with pytest.raises(rl.InputError, match="no domain 'haet'; did you mean 'heat'"):
-        every.domain("haet")
+    prefixed = rl.evaluate(llama, QUESTIONS, method=method, prefix="You are a cook.\n\n")
+    assert torch.equal(prefixed.logprobs, rl.evaluate(llama, asked, method=method).logprobs)
 
 
 def test_unusable_input_is_refused(llama: rl.Lens, unchecked) -> None:
     with pytest.raises(rl.InputError, match="method is 'guess'; it has to be one of letter"):
         rl.evaluate(llama, QUESTIONS, method="guess")
-    with pytest.raises(rl.InputError, match="at least one question"):
+    with pytest.raises(rl.InputError, match="at least one"):
         rl.evaluate(llama, [])
     nan = [("blocks.1.hook_resid_pre", lambda x, hook: x * torch.nan)]
     with pytest.raises(rl.InputError, match="scores are NaN"):
@@ -106,26 +81,30 @@ def test_bfloat16_scores_are_near_and_not_tied(tmp_path) -> None:
     full, half = (rl.load(tmp_path, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     assert full.source.weights == half.source.weights
     assert full.source.weights == rl.load(tmp_path, dtype=torch.float16).source.weights
-    found, expected = (rl.evaluate(lens, QUESTIONS, method="cloze") for lens in (half, full))
+    near, expected = (rl.evaluate(lens, QUESTIONS, method="cloze") for lens in (half, full))
     scale = expected.logprobs[torch.isfinite(expected.logprobs)].abs().mean()
     finite = torch.isfinite(expected.logprobs)
-    assert (found.logprobs - expected.logprobs)[finite].abs().mean() < 0.1 * scale
+    assert (near.logprobs - expected.logprobs)[finite].abs().mean() < 0.1 * scale
     letters = rl.evaluate(half, QUESTIONS).logprobs[0]
     assert len(set(letters.tolist())) == 4
 
 
 def test_rows_of_cloze_are_questions(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
-    directions, alphas = [vectors.at(1), vectors.at(2), vectors.at(3)], [1.0, -2.0, 3.0]
+    steerings = [
+        rl.add(vectors.at(1), 1.0) + rl.add(vectors.at(3), 0.5),
+        rl.Steering(),
+        rl.ablate(vectors.at(3), llama),
+    ]
     for method in ("letter", "cloze"):
-        hooks = rl.add_rows(directions, alphas)
-        together = rl.evaluate(llama, QUESTIONS, hooks, method)
-        for n, (d, alpha) in enumerate(zip(directions, alphas, strict=True)):
-            alone = rl.evaluate(llama, QUESTIONS[n : n + 1], rl.add(d, alpha), method).logprobs[0]
-            found = together.logprobs[n, : len(alone)]
-            torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
-    with pytest.raises(rl.InputError, match="prompt 2 has no direction; there are 2"):
-        rl.evaluate(llama, QUESTIONS, rl.add_rows(directions[:2], alphas[:2]))
+        together = rl.evaluate(llama, QUESTIONS, rl.by_row(steerings), method)
+        for n, steering in enumerate(steerings):
+            alone = rl.evaluate(llama, QUESTIONS[n : n + 1], steering, method).logprobs[0]
+            torch.testing.assert_close(
+                together.logprobs[n, : len(alone)], alone, atol=1e-4, rtol=1e-4
+            )
+    with pytest.raises(rl.InputError, match="prompt 2 has no steering; there are 2"):
+        rl.evaluate(llama, QUESTIONS, rl.by_row(steerings[:2]))
 
 
 def test_hooks_that_scoring_would_not_reach_are_refused(llama: rl.Lens) -> None:
@@ -137,8 +116,8 @@ def test_hooks_that_scoring_would_not_reach_are_refused(llama: rl.Lens) -> None:
         rl.evaluate(llama, QUESTIONS, rl.add(far))
 
 
-def test_a_benchmark_may_be_named(llama: rl.Lens) -> None:
-    with pytest.raises(rl.InputError, match="no benchmark 'nothing'"):
+def test_a_task_may_be_named(llama: rl.Lens) -> None:
+    with pytest.raises(rl.InputError, match="no task 'nothing'"):
         rl.evaluate(llama, "nothing")
 
 
@@ -171,17 +150,17 @@ Answer:"""
 
 def test_shots_stand_before_the_question() -> None:
     question = dataclasses.replace(QUESTIONS[0], subject="all_colours")
-    assert scoring.letter_prompt(question) == ASKED
-    assert scoring.cloze_prompt(question) == "Which is red?"
+    assert tasks.letter_prompt(question) == ASKED
+    assert tasks.cloze_prompt(question) == "Which is red?"
     question = dataclasses.replace(question, shots=SHOTS)
-    assert scoring.letter_prompt(question) == SHOWN + ASKED
-    assert scoring.cloze_prompt(question) == (
+    assert tasks.letter_prompt(question) == SHOWN + ASKED
+    assert tasks.cloze_prompt(question) == (
         "Which is green?\ngrass\n\nWhich is blue?\nthe clear sky\n\nWhich is red?"
     )
     for subject, domain, about in (("", "heat", " about heat."), ("", "", ".")):
         bare = dataclasses.replace(question, subject=subject, domain=domain)
         heading = f"The following are multiple choice questions (with answers){about}\n\nWhich is"
-        assert scoring.letter_prompt(bare).startswith(heading)
+        assert tasks.letter_prompt(bare).startswith(heading)
 
 
 def test_shots_are_read_by_the_model(tmp_path) -> None:
@@ -193,11 +172,11 @@ def test_shots_are_read_by_the_model(tmp_path) -> None:
     lens, tokenizer = rl.load(tmp_path), tiny.tokenizer()
     question = dataclasses.replace(QUESTIONS[0], subject="all_colours", shots=SHOTS)
     other = dataclasses.replace(QUESTIONS[2], subject="all_colours", shots=SHOTS)
-    found = rl.evaluate(lens, [question, other]).logprobs[0]
+    logprobs = rl.evaluate(lens, [question, other]).logprobs[0]
     ids = tokenizer.convert_tokens_to_ids(list("ABCD"))
-    own = oracles.logits(model, oracles.chat_ids(tokenizer, SHOWN + ASKED))[-1, ids]
-    torch.testing.assert_close(found, own.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
-    first, second = scoring.prepare(lens, [question, other], "letter").tokens.ids
+    expected = oracles.logits(model, oracles.chat_ids(tokenizer, SHOWN + ASKED))[-1, ids]
+    torch.testing.assert_close(logprobs, expected.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
+    first, second = tasks.prepare(lens, [question, other], "letter").tokens.ids
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
     assert SHOWN.strip() in tokenizer.decode([i for i, _ in same])
 
@@ -207,9 +186,9 @@ def test_a_ready_made_prompt_is_put_word_for_word(llama: rl.Lens) -> None:
     prompt = "Red?\n\t\tA. blood\n\t\tB. grass\n\t\tPick:"
     question = rl.Question("q", "Which is red?", ("blood", "grass"), 0, prompt=prompt)
     ids = tokenizer.convert_tokens_to_ids(list("AB"))
-    own = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
-    found = rl.evaluate(llama, [question]).logprobs[0]
-    torch.testing.assert_close(found, own.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
+    expected = oracles.logits(model, oracles.chat_ids(tokenizer, prompt))[-1, ids]
+    logprobs = rl.evaluate(llama, [question]).logprobs[0]
+    torch.testing.assert_close(logprobs, expected.log_softmax(dim=-1), atol=1e-4, rtol=1e-4)
     plain = dataclasses.replace(question, prompt=None)
     cloze = [rl.evaluate(llama, [q], method="cloze").logprobs for q in (question, plain)]
     assert torch.equal(*cloze)
@@ -217,7 +196,7 @@ def test_a_ready_made_prompt_is_put_word_for_word(llama: rl.Lens) -> None:
 
 def test_cloze_with_shots_equals_plain_sums(llama: rl.Lens) -> None:
     model, tokenizer = tiny.reference("Llama"), tiny.tokenizer()
-    question = dataclasses.replace(QUESTIONS[2], shots=SHOTS)
+    question = dataclasses.replace(QUESTIONS[2], id="shown", shots=SHOTS)
     scores = rl.evaluate(llama, [question, *QUESTIONS], method="cloze")
     prompt = "Which is green?\ngrass\n\nWhich is blue?\nthe clear sky\n\nWho sings?"
     for k, option in enumerate(question.options):
@@ -230,14 +209,14 @@ def test_cloze_with_shots_equals_plain_sums(llama: rl.Lens) -> None:
 @pytest.mark.model
 def test_mini_on_the_embedded_model(smollm2: rl.Lens) -> None:
     """Options alone, without their questions, score within the binomial interval of chance."""
-    bench = rl.load_benchmark("mini")
+    task = rl.load_task("mini")
     blank = [
-        rl.Question(q.id, "Answer this question.", q.options, q.answer, q.domain) for q in bench
+        rl.Question(q.id, "Answer this question.", q.options, q.answer, q.domain) for q in task
     ]
     for method in ("cloze", "cloze_norm"):
         alone = rl.evaluate(smollm2, blank, method=method)
         assert rl.stats.wilson(80, 320)[0] <= alone.accuracy <= rl.stats.wilson(80, 320)[1]
-    assert scoring.prepare(smollm2, bench, "letter").letters == tuple(
+    assert tasks.prepare(smollm2, task, "letter").vocab == tuple(
         smollm2.tokenizer.convert_tokens_to_ids(list("ABCD"))
     )
 
@@ -251,12 +230,68 @@ def test_the_likelier_form_of_the_letters_is_read(lens: rl.Lens, variant: Varian
         for space in ("", " ")
     ]
     single = [[ids[0] for ids in form] for form in forms if all(len(ids) == 1 for ids in form)]
-    found = scoring.prepare(lens, QUESTIONS, "letter").letters
+    letters = tasks.prepare(lens, QUESTIONS, "letter").vocab
     mass = []
     for form in single:
-        own = []
+        each = []
         for question in QUESTIONS:
-            ids = oracles.chat_ids(tokenizer, scoring.letter_prompt(question))
-            own.append(oracles.logits(model, ids)[-1, form].logsumexp(dim=-1))
-        mass.append(float(torch.stack(own).mean()))
-    assert list(found) == single[mass.index(max(mass))]
+            ids = oracles.chat_ids(tokenizer, tasks.letter_prompt(question))
+            each.append(oracles.logits(model, ids)[-1, form].logsumexp(dim=-1))
+        mass.append(float(torch.stack(each).mean()))
+    assert list(letters) == single[mass.index(max(mass))]
+
+
+def gap(item: rl.Question, answer: torch.Tensor) -> float:
+    return float(answer[item.answer] - answer.mean())
+
+
+def test_a_metric_of_ones_own_reads_what_was_answered(llama: rl.Lens) -> None:
+    plain = rl.evaluate(llama, QUESTIONS, method="cloze")
+    scores = rl.evaluate(llama, QUESTIONS, method="cloze", metric=gap)
+    expected = [gap(q, plain.logprobs[n, : len(q.options)]) for n, q in enumerate(QUESTIONS)]
+    assert scores.measure("gap").tolist() == expected
+    made = tuple(rl.Problem(p, p, "1") for p in tiny.PROMPTS[:3])
+    problems = tasks.Problems("own", made, "{question}")
+    texts = llama.generate(tiny.PROMPTS[:3], max_new_tokens=4)
+    answers = rl.evaluate(
+        llama, problems, metric=lambda item, text: len(text + item.question), max_new_tokens=4
+    )
+    assert [text for (text,) in answers.texts] == texts
+    assert answers.measure().tolist() == [
+        len(text + prompt) for text, prompt in zip(texts, tiny.PROMPTS, strict=False)
+    ]
+
+
+def test_texts_are_scored_by_their_log_probability(lens: rl.Lens, variant: Variant) -> None:
+    model = tiny.reference(variant.architecture)
+    task = tasks.Texts("own", tuple(rl.Text(p, p) for p in tiny.PROMPTS[:2]))
+    d = rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"].at(2, -1)
+    values = rl.evaluate(lens, task, rl.add(d, 2.0))
+    for n, text in enumerate(tiny.PROMPTS[:2]):
+        ids = lens.tokenizer(text).input_ids
+        with oracles.added(model, 2, 2 * d.vector):
+            logprobs = oracles.logits(model, ids)[:-1].log_softmax(dim=-1)
+        expected = logprobs[range(len(ids) - 1), ids[1:]].mean()
+        torch.testing.assert_close(values.values[n], expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_has_no_effect_on_a_task_is_refused(llama: rl.Lens) -> None:
+    problems = tasks.Problems("sums", (rl.Problem("a", "One and one?", "2"),))
+    texts = tasks.Texts("texts", (rl.Text("a", "One and one."),))
+    with pytest.raises(rl.InputError, match="temperature is 1.0, which has no effect on"):
+        rl.evaluate(llama, QUESTIONS, temperature=1.0)
+    with pytest.raises(rl.InputError, match="prefix is 'So: ', which has no effect on 'sums'"):
+        rl.evaluate(llama, problems, prefix="So: ")
+    with pytest.raises(rl.InputError, match="method is 'cloze', which is a way to score questions"):
+        rl.evaluate(llama, texts, method="cloze")
+    with pytest.raises(rl.InputError, match="metric is 3; pass a function"):
+        rl.evaluate(llama, QUESTIONS, metric=3)
+    prepared = tasks.prepare(llama, QUESTIONS)
+    with pytest.raises(rl.InputError, match="is prepared already"):
+        tasks.prepare(llama, prepared, "cloze")
+    d = rl.Direction(torch.ones(32), layer=2)
+    with pytest.raises(rl.InputError, match="which is none of the tokens"):
+        rl.evaluate(llama, QUESTIONS, rl.add(d, tokens="generated"))
+    with pytest.raises(rl.InputError, match="which a text without a prompt does not have"):
+        rl.evaluate(llama, texts, rl.add(d, tokens="prompt"))

@@ -1,13 +1,13 @@
 """The split of 2502.12055: ready-made prompts in eight domains, cut from 26 subjects of MMLU."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rolelens.benchmarks.questions import LETTERS, Question
 from rolelens.errors import InputError
-from rolelens.rows import parsed
+from rolelens.rows import located, parsed
+from rolelens.tasks.questions import LETTERS, Question, equal_options
 
 PAPER_DOMAINS: dict[str, str] = {
     "econometrics": "econ",
@@ -48,6 +48,14 @@ def from_folder(folder: Path) -> list[Question]:
     return [question for file in sorted(folder.glob("*.json")) for question in _json(file)]
 
 
+def from_rows(rows: Iterable[Any], path: Path) -> Iterator[Question]:
+    """The questions of the rows of one domain's file."""
+    for n, row in enumerate(rows):
+        with located(f"{path}, item {n + 1}"):
+            question = _question(f"{path.stem}-{n:04d}", row, path.stem)
+        yield question
+
+
 def _json(path: Path) -> Iterator[Question]:
     rows = parsed(path)
     if not isinstance(rows, list):
@@ -55,11 +63,7 @@ def _json(path: Path) -> Iterator[Question]:
             f"{path} holds no list of questions; expected rows with 'prompt', 'answer' and "
             "'subject'."
         )
-    for n, row in enumerate(rows):
-        try:
-            yield _question(f"{path.stem}-{n:04d}", row, path.stem)
-        except InputError as error:
-            raise InputError(f"{path}, item {n + 1}: {error}") from error
+    yield from from_rows(rows, path)
 
 
 def _question(name: str, row: Any, domain: str) -> Question:
@@ -75,7 +79,16 @@ def _question(name: str, row: Any, domain: str) -> Question:
             f"{row['answer']!r}."
         )
     answer = LETTERS.index(row["answer"])
-    return Question(name, text, options, answer, domain, row["subject"], prompt=row["prompt"])
+    return Question(
+        id=name,
+        text=text,
+        options=options,
+        answer=answer,
+        domain=domain,
+        subject=row["subject"],
+        prompt=row["prompt"],
+        also=equal_options(options, answer),
+    )
 
 
 def _parsed(prompt: str) -> tuple[str, tuple[str, ...]]:

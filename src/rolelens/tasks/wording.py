@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rolelens.benchmarks import LETTERS, Question
+from rolelens.tasks.questions import LETTERS, Question
 
 
 def letter_prompt(question: Question) -> str:
