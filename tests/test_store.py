@@ -6,8 +6,6 @@ import resource
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TextIO
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -23,43 +23,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rolelens.errors import InputError
-from rolelens.scoring import Scores
-from rolelens.sweep.store import Store, status
+from rolelens.sweeps.database import CELL_COLUMNS, ITEM_COLUMNS, Content
+from rolelens.sweeps.store import Store, read_store, status
+from rolelens.tasks import Scores
 
-N_CELLS, N_QUESTIONS, N_OPTIONS = 6, 40, 3
+N_CELLS, N_ITEMS, N_OPTIONS = 6, 40, 3
 BLOCKS = [(cells, range(q, q + 20)) for cells in ([0, 3], [1, 2, 4], [5]) for q in (0, 20)]
-"""A piece each: some cells on some questions. Together they are the whole sweep, once."""
+"""A piece each: some cells on some items. Together they are the whole sweep, once."""
 
 PROVENANCE = {"model": {"name": "m", "dtype": "float32"}, "alphas": [1.0, 3.0], "rolelens": "0.1"}
+COLUMNS = tuple(f"logprob_{k}" for k in range(N_OPTIONS))
+DIRECTIONS = {"d": np.arange(4, dtype=np.float32)}
 
 
-def cells(n: int = N_CELLS) -> pd.DataFrame:
-    rows = [("ab"[k % 2], k // 2, -1, 1.0 + k % 3) for k in range(n)]
-    return pd.DataFrame(rows, columns=["role", "layer", "position", "alpha"])
+def cells(n: int = N_CELLS) -> list[tuple]:
+    return [("ab"[k % 2], k // 2, -1, 1.0 + k % 3, f'{{"steps": [{k}]}}') for k in range(n)]
 
 
-def questions(n: int = N_QUESTIONS) -> pd.DataFrame:
-    rows = [(f"q{k}", "maths" if k % 3 else "law", k % N_OPTIONS) for k in range(n)]
-    return pd.DataFrame(rows, columns=["id", "domain", "answer"])
+def items(n: int = N_ITEMS) -> list[tuple]:
+    """Every tenth has two correct options; the bits of both are set."""
+    correct = [1 << k % 3 | (1 << (k + 1) % 3 if k % 10 == 5 else 0) for k in range(n)]
+    return [(f"q{k}", "maths" if k % 3 else "law", correct[k], f'{{"id": {k}}}') for k in range(n)]
+
+
+def changed(rows: list[tuple], row: int, column: int, value: object) -> list[tuple]:
+    return [(*r[:column], value, *r[column + 1 :]) if n == row else r for n, r in enumerate(rows)]
 
 
 def opened(path: str | Path, **changes) -> Store:
     fields = {
         "provenance": PROVENANCE,
         "cells": cells(),
-        "questions": questions(),
-        "n_options": N_OPTIONS,
+        "items": items(),
+        "columns": COLUMNS,
+        "directions": DIRECTIONS,
     }
-    return Store.open(path, **fields | changes)
+    return Store.open(path, Content(**fields | changes))
 
 
-def scores(piece: int) -> torch.Tensor:
-    """Made-up scores of a piece; every second question has one option less."""
-    own, asked = BLOCKS[piece]
+def scores(piece: int) -> np.ndarray:
+    """Made-up scores of a piece; every second item has one option less."""
+    its_cells, its_items = BLOCKS[piece]
     generator = torch.Generator().manual_seed(piece)
-    logprobs = torch.randn(len(own), len(asked), N_OPTIONS, generator=generator).log_softmax(-1)
+    logprobs = torch.randn(len(its_cells), len(its_items), N_OPTIONS, generator=generator)
+    logprobs = logprobs.log_softmax(-1)
     logprobs[:, ::2, -1] = -torch.inf
-    return logprobs
+    return logprobs.numpy()
 
 
 def commit(store: Store, piece: int, seconds: float = 2.0) -> None:
@@ -70,57 +79,71 @@ def read_only(path: str | Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
 
 
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(torch.int32)
+def bits(records: np.ndarray) -> list[int]:
+    return records.view(np.int32).tolist()
 
 
-def serve() -> None:
-    """For each path on stdin, a process that writes the sweep there, and reports every step."""
-    for line in sys.stdin:
+def serve(orders: TextIO, reports: TextIO) -> None:
+    """For each path that comes in, a process that writes the sweep there and reports every step."""
+    for line in orders:
         pid = os.fork()
         if pid == 0:
-            write(json.loads(line))
+            write(json.loads(line), reports)
         os.waitpid(pid, 0)
-        print("\ngone", flush=True)  # whoever was killed may have left half a line
+        print("\ngone", file=reports, flush=True)  # who was killed may have left half a line
 
 
-def write(path: str) -> None:
-    print(os.getpid(), flush=True)
+def write(path: str, reports: TextIO) -> None:
+    def report(*words: object) -> None:
+        print(*words, file=reports, flush=True)
+
+    report(os.getpid())
     try:
         store = opened(path)
-        print("open", flush=True)
+        report("open")
         for piece in sorted(set(range(len(BLOCKS))) - store.done):
             commit(store, piece)
-            print(piece, flush=True)
+            report(piece)
         signal.alarm(60)
         signal.pause()
     except BaseException as error:
-        print("error", error, flush=True)
+        report("error", error)
     finally:
         os._exit(0)
 
 
-if __name__ == "__main__":
-    serve()
-
-
 class Writers:
-    """Writing processes, one at a time, that cost a fork each and not an import."""
+    """Writing processes, one at a time.
+
+    Each is a fork of a process that has no database open: SQLite's locks do not survive a fork.
+    """
 
     def __init__(self) -> None:
-        command = [sys.executable, __file__]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.server = subprocess.Popen(command, **pipes)
+        (orders, to_server), (from_server, reports) = os.pipe(), os.pipe()
+        self.server = os.fork()
+        if self.server == 0:
+            os.close(to_server)
+            try:
+                serve(os.fdopen(orders), os.fdopen(reports, "w"))
+            finally:
+                os._exit(0)
+        os.close(orders)
+        os.close(reports)
+        self.orders, self.reports = os.fdopen(to_server, "w"), os.fdopen(from_server)
         self.pid = 0
 
+    def close(self) -> None:
+        self.orders.close()
+        os.waitpid(self.server, 0)
+        self.reports.close()
+
     def read(self) -> str:
-        line = next(text for text in self.server.stdout if text.strip()).strip()
+        line = next(text for text in self.reports if text.strip()).strip()
         self.pid = 0 if line == "gone" else self.pid
         return line
 
     def start(self, path: Path) -> None:
-        self.server.stdin.write(json.dumps(str(path)) + "\n")
-        self.server.stdin.flush()
+        print(json.dumps(str(path)), file=self.orders, flush=True)
         self.pid = int(self.read())
 
     def kill(self) -> list[str]:
@@ -135,7 +158,7 @@ class Writers:
 def server() -> Iterator[Writers]:
     writers = Writers()
     yield writers
-    writers.server.communicate()
+    writers.close()
 
 
 @pytest.fixture
@@ -163,37 +186,69 @@ float32 = st.floats(width=32, allow_nan=False)
 @settings(deadline=None, max_examples=15)
 @given(
     values=st.lists(float32, min_size=18, max_size=18),
-    own=st.permutations(range(3)),
-    asked=st.permutations(range(4)),
+    its_cells=st.permutations(range(3)),
+    its_items=st.permutations(range(4)),
 )
-def test_scores_come_back_bit_for_bit(tmp_path_factory, values, own, asked) -> None:
+def test_scores_come_back_bit_for_bit(tmp_path_factory, values, its_cells, its_items) -> None:
     path = tmp_path_factory.mktemp("store") / "sweep.db"
-    logprobs = torch.tensor(values).reshape(3, 3, 2)
-    expected = torch.full((3, 4, 2), torch.nan)
-    for i in range(3):
-        for j in range(3):
-            expected[own[i], asked[j]] = logprobs[i, j]
-    grid = {"cells": cells(3), "questions": questions(4), "n_options": 2}
+    records = np.array(values, dtype=np.float32).reshape(3, 3, 2)
+    expected = np.full((3, 4, 2), np.nan, dtype=np.float32)
+    expected[np.ix_(its_cells, its_items[:3])] = records
+    grid = {"cells": cells(3), "items": items(4), "columns": COLUMNS[:2]}
     with opened(path, **grid) as store:
-        store.commit(0, own, asked[:3], logprobs, 1.0)
-        assert torch.equal(bits(store.load()), bits(expected))
+        store.commit(0, its_cells, its_items[:3], records, 1.0)
+        assert bits(store.load()) == bits(expected)
     with opened(path, **grid) as store:
-        assert torch.equal(bits(store.load()), bits(expected))
+        assert bits(store.load()) == bits(expected)
 
 
-@pytest.mark.parametrize("value", [-0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028234e38, -torch.inf])
+@pytest.mark.parametrize("value", [-0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028234e38, -np.inf])
 def test_the_odd_numbers_come_back(tmp_path, value: float) -> None:
     with opened(tmp_path / "s") as store:
-        store.commit(0, [0], [0], torch.full((1, 1, N_OPTIONS), value), 1.0)
-        expected = torch.full((N_OPTIONS,), value)
-        assert torch.equal(bits(store.load()[0, 0]), bits(expected))
+        records = np.full((1, 1, N_OPTIONS), value, dtype=np.float32)
+        store.commit(0, [0], [0], records, 1.0)
+        assert bits(store.load()[0, 0]) == bits(records[0, 0])
+
+
+def test_texts_come_back_as_they_were(tmp_path) -> None:
+    texts = np.array([["", "a\n\u2028\ufffdß"], ["None", "1.0"]], dtype=object)[None]
+    with opened(tmp_path / "s", columns=("text_0", "text_1")) as store:
+        store.commit(0, [5], [3, 1], texts, 1.0)
+        loaded = store.load()
+    assert loaded[5, [3, 1]].tolist() == texts[0].tolist()
+    assert {type(x) for x in loaded.ravel()} == {type(None), str}
+    assert (loaded != None).sum() == 4  # noqa: E711
+    with closing(read_only(tmp_path / "s")) as reader:
+        (row,) = reader.execute("SELECT * FROM summary").fetchall()
+    assert row == (5, "b", 2, -1, 3.0, 2)
+
+
+def test_predictions_and_content_come_back(tmp_path) -> None:
+    predicted = np.array([[0.1, -0.0], [1e-45, 3.0]], dtype=np.float32)
+    with opened(tmp_path / "s") as store:
+        assert store.predictions("race") is None
+        store.predict("race", predicted)
+        store.predict("other", predicted[:1])
+    with opened(tmp_path / "s") as store:
+        assert bits(store.predictions("race")) == bits(predicted.ravel())
+        assert bits(store.predictions("other")) == bits(predicted[0])
+        assert store.predictions("third") is None
+        commit(store, 0)
+    before = (tmp_path / "s").read_bytes()
+    content, records = read_store(tmp_path / "s")
+    assert (content.cells, content.items) == (cells(), items())
+    assert (content.provenance, content.columns) == (PROVENANCE, COLUMNS)
+    assert bits(content.directions["d"]) == bits(DIRECTIONS["d"])
+    assert bits(records[[0, 3]][:, :20]) == bits(scores(0))
+    assert np.isnan(records).sum() == records.size - scores(0).size
+    assert (tmp_path / "s").read_bytes() == before
 
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path) -> None:
     path = tmp_path / "deep" / "er" / "sweep.db"
     with opened(path) as store:
         assert store.done == set()
-        assert store.load().isnan().all()
+        assert np.isnan(store.load()).all()
         commit(store, 4)
         commit(store, 1)
         store.note("budget", 4096)
@@ -204,8 +259,8 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path) -> None:
         for piece in {*range(len(BLOCKS))} - store.done:
             commit(store, piece)
         loaded = store.load()
-    for piece, (own, asked) in enumerate(BLOCKS):
-        assert torch.equal(loaded[own][:, list(asked)], scores(piece))
+    for piece, block in enumerate(BLOCKS):
+        assert bits(loaded[np.ix_(*block)]) == bits(scores(piece))
     assert status(path).done == len(BLOCKS)
     assert sorted(os.listdir(path.parent)) == ["sweep.db", "sweep.db.lock"]
 
@@ -223,7 +278,7 @@ def test_a_closed_store_is_one_file_that_holds_everything(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "what_differs"),
     [
         (
             {"provenance": PROVENANCE | {"model": {"name": "m", "dtype": "bfloat16"}}},
@@ -235,24 +290,36 @@ def test_a_closed_store_is_one_file_that_holds_everything(tmp_path) -> None:
             {"provenance": {"model": {"name": "ü"}, "alphas": [1, 3]}},
             'model.name "m" -> "ü"; model.dtype "float32" -> not given',
         ),
-        ({"n_options": 4}, "n_options 3 -> 4"),
+        (
+            {"columns": COLUMNS[:2]},
+            'columns ["logprob_0", "logprob_1", "logprob_2"] -> ["logprob_0", "logprob_1"]',
+        ),
         ({"cells": cells(5)}, "cells 6 -> 5"),
         (
-            {"cells": cells().replace({"alpha": {3.0: 4.0}})},
-            "cell 2 ('a', 1, -1, 3.0) -> ('a', 1, -1, 4.0) and 1 more",
-        ),
-        ({"questions": questions(39)}, "questions 40 -> 39"),
-        (
-            {"questions": questions().replace({"id": {"q7": "p7"}})},
-            "question 7 ('q7', 'maths', 1) -> ('p7', 'maths', 1)",
+            {"cells": changed(changed(cells(), 2, 3, 4.0), 5, 3, 4.0)},
+            """cell 2 ('a', 1, -1, 3.0, '{"steps": [2]}') -> """
+            """('a', 1, -1, 4.0, '{"steps": [2]}') and 1 more""",
         ),
         (
-            {"n_options": 4, "questions": questions(39)},
-            "n_options 3 -> 4; questions 40 -> 39",
+            {"cells": changed(cells(), 1, 4, "{}")},
+            """cell 1 ('b', 0, -1, 2.0, '{"steps": [1]}') -> ('b', 0, -1, 2.0, '{}')""",
+        ),
+        ({"items": items(39)}, "items 40 -> 39"),
+        (
+            {"items": changed(items(), 7, 0, "p7")},
+            """item 7 ('q7', 'maths', 2, '{"id": 7}') -> ('p7', 'maths', 2, '{"id": 7}')""",
+        ),
+        (
+            {"items": changed(items(), 7, 2, 6)},
+            """item 7 ('q7', 'maths', 2, '{"id": 7}') -> ('q7', 'maths', 6, '{"id": 7}')""",
+        ),
+        (
+            {"cells": cells(5), "items": items(39)},
+            "cells 6 -> 5; items 40 -> 39",
         ),
     ],
 )
-def test_another_sweep_is_refused(tmp_path, changes, said: str) -> None:
+def test_another_run_is_refused(tmp_path, changes, what_differs: str) -> None:
     path = tmp_path / "sweep.db"
     with opened(path) as store:
         commit(store, 0)
@@ -260,7 +327,8 @@ def test_another_sweep_is_refused(tmp_path, changes, said: str) -> None:
     with pytest.raises(InputError) as caught:
         opened(path, **changes)
     assert str(caught.value) == (
-        f"{path} holds another sweep ({said}); name another file, or repeat the original settings."
+        f"{path} holds another run ({what_differs}); name another file, or repeat the original "
+        "settings."
     )
     assert path.read_bytes() == before
     opened(path).close()  # the refused one has let go of it
@@ -289,24 +357,24 @@ def test_a_piece_is_written_once_or_not_at_all(tmp_path) -> None:
             tables = ("pieces", "scores")
             return [reader.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
 
-    one = torch.zeros(1, 1, N_OPTIONS)
+    one = np.zeros((1, 1, N_OPTIONS), dtype=np.float32)
     with opened(tmp_path / "s") as store:
         commit(store, 0)
         before = snapshot()
         with pytest.raises(RuntimeError, match=r"piece 0 .*UNIQUE .*pieces\.piece"):
             store.commit(0, [5], [39], one, 1.0)
         with pytest.raises(RuntimeError, match=r"piece 1 .*UNIQUE .*scores\.cell"):
-            store.commit(1, [5, 0], [0], torch.zeros(2, 1, N_OPTIONS), 1.0)
+            store.commit(1, [5, 0], [0], one.repeat(2, axis=0), 1.0)
         with pytest.raises(RuntimeError, match="piece -1 .*CHECK"):
             store.commit(-1, [5], [39], one, 1.0)
-        for cell, question in ((6, 0), (0, 40), (-1, 0)):
+        for cell, item in ((6, 0), (0, 40), (-1, 0)):
             with pytest.raises(RuntimeError, match="piece 1 .*FOREIGN KEY"):
-                store.commit(1, [cell], [question], one, 1.0)
+                store.commit(1, [cell], [item], one, 1.0)
         with pytest.raises(InputError, match="scores of piece 1 are NaN; steer less"):
-            store.commit(1, [5], [39], torch.full((1, 1, N_OPTIONS), torch.nan), 1.0)
+            store.commit(1, [5], [39], one * np.nan, 1.0)
         for wrong in ((2, 1, N_OPTIONS), (1, 2, N_OPTIONS), (1, 1, N_OPTIONS + 1)):
             with pytest.raises((ValueError, sqlite3.ProgrammingError)):
-                store.commit(1, [5], [39], torch.zeros(wrong), 1.0)
+                store.commit(1, [5], [39], np.zeros(wrong), 1.0)
         assert snapshot() == before
         store.commit(1, [5], [39], one, 1.0)  # and the store is as usable as before
         assert store.done == {0, 1}
@@ -319,23 +387,20 @@ def test_pandas_reads_the_file(tmp_path) -> None:
         store.commit(5, *BLOCKS[5], scores(5), 0.5, {"tokens": 7})
         logprobs = store.load()
         with closing(read_only(tmp_path / "s")) as reader:
-            tables = ("cells", "questions", "scores", "pieces")
+            tables = ("cells", "items", "scores", "pieces")
             read = {t: pd.read_sql(f"SELECT * FROM {t} ORDER BY 1, 2", reader) for t in tables}
             meta = pd.read_sql("SELECT * FROM meta", reader, index_col="key")["value"].map(
                 json.loads
             )
-    assert list(read["cells"]) == ["cell", "role", "layer", "position", "alpha"]
-    pd.testing.assert_frame_equal(read["cells"].drop(columns="cell"), cells(), check_dtype=False)
-    pd.testing.assert_frame_equal(
-        read["questions"].drop(columns="question"), questions(), check_dtype=False
-    )
-    assert list(read["cells"]["cell"]) == list(range(N_CELLS))
-    assert list(read["questions"]["question"]) == list(range(N_QUESTIONS))
-    assert list(read["scores"]) == ["cell", "question", "logprob_0", "logprob_1", "logprob_2"]
-    options = torch.tensor(read["scores"].filter(like="logprob").to_numpy(dtype="float32"))
-    options = options.reshape(N_CELLS, N_QUESTIONS, N_OPTIONS)
-    assert torch.equal(options.isnan(), logprobs == -torch.inf)
-    assert torch.equal(options.nan_to_num(nan=-torch.inf), logprobs)
+    for name, columns, rows in (("cell", CELL_COLUMNS, cells()), ("item", ITEM_COLUMNS, items())):
+        table = read[f"{name}s"]
+        assert list(table) == [name, *columns]
+        assert list(table.itertuples(name=None)) == [(n, n, *row) for n, row in enumerate(rows)]
+    assert list(read["scores"]) == ["cell", "item", *COLUMNS]
+    options = read["scores"].filter(like="logprob").to_numpy(dtype="float32")
+    options = options.reshape(N_CELLS, N_ITEMS, N_OPTIONS)
+    assert np.array_equal(np.isnan(options), logprobs == -np.inf)
+    assert np.array_equal(np.nan_to_num(options, nan=-np.inf), logprobs)
     assert list(read["pieces"]) == ["piece", "finished_at", "seconds", "info"]
     assert list(read["pieces"]["seconds"]) == [2.0] * 5 + [0.5]
     assert json.loads(read["pieces"]["info"][5]) == {"tokens": 7}
@@ -347,23 +412,24 @@ def test_the_summary_is_that_of_the_scores(tmp_path) -> None:
         for piece in (0, 1, 3):
             commit(store, piece)
         tied = torch.tensor([[-1.0, -1.0, -3.0], [-1.0, -1.0, -2.0], [-1.0, -2.0, -1.0]])
-        store.commit(4, [5], [0, 1, 2], tied[None], 1.0)
-        logprobs = store.load()
+        store.commit(4, [5], [0, 1, 2], tied[None].numpy(), 1.0)
+        logprobs = torch.from_numpy(store.load())
         with closing(read_only(tmp_path / "s")) as reader:
             summary = pd.read_sql("SELECT * FROM summary ORDER BY cell", reader)
     assert list(summary["cell"]) == [0, 1, 2, 3, 4, 5]
-    answers = torch.tensor(questions()["answer"])
+    true = torch.tensor([[bool(item[2] >> k & 1) for k in range(N_OPTIONS)] for item in items()])
+    assert (true.sum(dim=1) == 2).sum() == 4
     for row in summary.to_dict("records"):
         stored = ~logprobs[row["cell"], :, 0].isnan()
-        own = Scores(logprobs[row["cell"], stored], answers[stored], (), (), "letter")
-        assert row["questions"] == int(stored.sum())
-        assert row["accuracy"] == pytest.approx(own.accuracy)
-        assert row["alpha"] == cells()["alpha"][row["cell"]]
-        # Every second question lacks its last option, which is the answer of some.
-        if own.margins.isfinite().all():
-            assert row["margin"] == pytest.approx(own.margin, rel=1e-5)
+        known = Scores((), logprobs[row["cell"], stored], "letter", true[stored])
+        assert row["items"] == int(stored.sum())
+        assert row["accuracy"] == pytest.approx(known.accuracy)
+        assert row["alpha"] == cells()[row["cell"]][3]
+        # Every second item lacks its last option, which is the only correct one of some.
+        if known.margins.isfinite().all():
+            assert row["margin"] == pytest.approx(known.margin, rel=1e-5)
         else:
-            assert row["margin"] == own.margin == -torch.inf
+            assert row["margin"] == known.margin == -torch.inf
 
 
 def test_one_process_writes(tmp_path, writers: Writers) -> None:
@@ -417,9 +483,9 @@ def check_whole(path: Path, reported: set[int]) -> set[int]:
     expected = {}
     for piece in done:
         for cell, block in zip(BLOCKS[piece][0], scores(piece).tolist(), strict=True):
-            for question, options in zip(BLOCKS[piece][1], block, strict=True):
-                values = (None if x == -torch.inf else x for x in options)
-                expected[cell, question] = tuple(values)
+            for item, options in zip(BLOCKS[piece][1], block, strict=True):
+                values = (None if x == -np.inf else x for x in options)
+                expected[cell, item] = tuple(values)
     assert rows == expected
     return done
 
@@ -440,7 +506,7 @@ def test_a_kill_at_any_moment_leaves_whole_pieces(tmp_path, writers: Writers) ->
             assert not reported & done
             done = check_whole(path, done | reported)
         with opened(path) as store:
-            assert not store.load().isnan().any()
+            assert not np.isnan(store.load()).any()
 
 
 def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(
@@ -456,7 +522,7 @@ def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(
         made.append(path.exists())
         window *= 0.8 if made[-1] else 1.3  # so that most kills come near the moment it appears
         with opened(path) as store:
-            assert store.load().shape == (N_CELLS, N_QUESTIONS, N_OPTIONS)
+            assert store.load().shape == (N_CELLS, N_ITEMS, N_OPTIONS)
         assert {file.name for file in tmp_path.iterdir()} == {
             f"{n}{end}" for n in range(attempt + 1) for end in ("", ".lock")
         }
@@ -484,42 +550,42 @@ def test_status_while_another_process_writes(tmp_path, writers: Writers) -> None
     counts = []
     for piece in range(len(BLOCKS)):
         assert writers.read() == str(piece)
-        found = status(path)
-        counts.append(found.done)
-        assert found.done > piece
-        assert found.writer == writers.pid
-        assert found.seconds == 2.0 * found.done
+        state = status(path)
+        counts.append(state.done)
+        assert state.done > piece
+        assert state.writer == writers.pid
+        assert state.seconds == 2.0 * state.done
     assert counts[-1] == len(BLOCKS)
     files = {file.name: file.read_bytes() for file in tmp_path.iterdir() if "shm" not in file.name}
     assert set(files) == {"s", "s-wal", "s.lock"}
     status(path)
     writers.kill()
-    found = status(path)
-    assert (found.done, found.writer) == (len(BLOCKS), None)
+    state = status(path)
+    assert (state.done, state.writer) == (len(BLOCKS), None)
     assert all((tmp_path / name).read_bytes() == content for name, content in files.items())
     assert {file.name for file in tmp_path.iterdir()} == {*files, "s-shm"}
 
 
 def test_status_says_how_far_it_is(tmp_path) -> None:
     with opened(tmp_path / "s") as store:
-        found = status(tmp_path / "s")
-        assert (found.done, found.seconds, found.seconds_left) == (0, 0.0, None)
-        assert found.first is found.last is None
+        state = status(tmp_path / "s")
+        assert (state.done, state.seconds, state.seconds_left) == (0, 0.0, None)
+        assert state.first is state.last is None
         before = datetime.now(UTC) - timedelta(seconds=1)
         commit(store, 3, seconds=1.5)
         commit(store, 0, seconds=2.5)
         store.note("planned", 6)
         store.note("budget", 9)
-    found = status(str(tmp_path / "s"))
-    assert before < found.first <= found.last <= datetime.now(UTC)
-    assert found.facts()["first"] == found.first.isoformat()
-    assert "2 of 6, about 0.1 min left" in repr(found)
-    assert dataclasses.replace(found, first=None, last=None) == dataclasses.replace(
-        found,
+    state = status(str(tmp_path / "s"))
+    assert before < state.first <= state.last <= datetime.now(UTC)
+    assert state.facts()["first"] == state.first.isoformat()
+    assert "2 of 6, about 0.1 min left" in repr(state)
+    assert dataclasses.replace(state, first=None, last=None) == dataclasses.replace(
+        state,
         done=2,
         pieces=6,
         cells=N_CELLS,
-        questions=N_QUESTIONS,
+        items=N_ITEMS,
         first=None,
         last=None,
         seconds=4.0,
@@ -557,7 +623,7 @@ def test_what_is_not_a_store_is_refused(tmp_path) -> None:
     files = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for file in files:
         for use in (opened, status):
-            with pytest.raises(InputError, match=f"^{file} is not the store of a sweep; name"):
+            with pytest.raises(InputError, match=f"^{file} is not a store of rolelens; name"):
                 use(file)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
     for use in (opened, status):
@@ -571,8 +637,8 @@ def test_a_store_of_another_version_is_refused(tmp_path) -> None:
     opened(tmp_path / "s").close()
     with closing(sqlite3.connect(tmp_path / "s")) as connection:
         connection.execute("PRAGMA user_version = 99")
-    for use in (opened, status):
-        with pytest.raises(InputError, match="a store of version 99, and .* version 1; use"):
+    for use in (opened, status, read_store):
+        with pytest.raises(InputError, match="a store of version 99, and .* version 2; use"):
             use(tmp_path / "s")
 
 
@@ -585,8 +651,9 @@ def test_a_damaged_store_is_refused(tmp_path, damage: str) -> None:
     content = path.read_bytes()
     half = len(content) // 2
     path.write_bytes(content[:half] if damage == "cut" else content[:half] + b"\xff" * half)
-    with pytest.raises(InputError, match=rf"^{path} is damaged \(.+\); name another file"):
-        opened(path)
+    for use in (opened, read_store):
+        with pytest.raises(InputError, match=rf"^{path} is damaged \(.+\); name another file"):
+            use(path)
 
 
 def test_a_folder_or_file_that_cannot_be_written(restricted: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep has computed so far, in one SQLite file that survives being killed."""
+"""What a run has computed so far, in one SQLite file that survives being killed."""
 
 import json
 import os
@@ -13,84 +13,69 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
+import numpy.typing as npt
 from filelock import FileLock, Timeout
-from jaxtyping import Float
-from torch import Tensor
 
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
-from rolelens.sweep.database import (
-    CELL_COLUMNS,
-    QUESTION_COLUMNS,
+from rolelens.sweeps.database import (
+    Content,
     changes,
     check_kind,
     connect,
     create,
     explained,
     notes_of,
+    read_content,
     read_meta,
-    rows_of,
+    read_records,
     set_meta,
 )
 
 PLANNED = "planned"
 """The note that says how many pieces there will be."""
-INFORMATIVE = ("rolelens", "threads", "torch")
+INFORMATIVE = ("rolelens", "threads", "torch", "verifier")
 """Entries of the provenance that say something about a run and may differ in the next one."""
 
 
 class Store:
-    """The scores of a sweep, written piece by piece by one process, by one thread.
+    """The scores of a run, written piece by piece by one process, by one thread.
 
     A piece that :meth:`commit` returned from survives the process being killed and, as every
     commit is synced (``synchronous=FULL``), the power going out. A piece is there whole or not at
     all. The file belongs on a local disk: SQLite's write-ahead log needs shared memory.
 
     Anyone may read the file meanwhile, with ``sqlite3.connect("file:PATH?mode=ro", uri=True)``:
-    tables ``meta``, ``cells``, ``questions``, ``pieces`` and ``scores`` (nats; NULL where the
-    option does not exist), and the view ``summary``, with a row a cell. Beside it lies an empty
-    ``PATH.lock``, which stays.
+    tables ``meta``, ``cells``, ``items``, ``directions``, ``pieces``, ``scores`` (log-probabilities
+    in nats, NULL where the option does not exist; or texts) and ``predictions``, and the view
+    ``summary``, with a row a cell. Beside it lies an empty ``PATH.lock``, which stays.
     """
 
     def __init__(
         self,
         path: Path,
         connection: sqlite3.Connection,
-        shape: tuple[int, int, int],
+        content: Content,
         resources: ExitStack,
     ) -> None:
         self.path = path
         self._connection = connection
-        self._shape = shape
+        self._content = content
         self._resources = resources
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        provenance: Mapping[str, Any],
-        cells: pd.DataFrame,
-        questions: pd.DataFrame,
-        n_options: int,
-    ) -> "Store":
-        """Create the file and its folder, or open the file of the same sweep to go on.
+    def open(cls, path: str | Path, content: Content) -> "Store":
+        """Create the file and its folder, or open the file of the same run to go on.
 
         Args:
             path: the file.
-            provenance: all that the scores depend on, JSON-able, at most one dict inside another.
-            cells: role, layer, position and alpha; the row number is the cell's id.
-            questions: id, domain and answer; the row number is the question's id.
-            n_options: options of the question with most of them.
+            content: what the run is of.
 
         Raises:
-            InputError: the file belongs to another sweep, is written by another process, is
+            InputError: the file belongs to another run, is written by another process, is
                 damaged, is something else, or cannot be written.
         """
         path = Path(path)
-        rows = rows_of(cells, CELL_COLUMNS), rows_of(questions, QUESTION_COLUMNS)
-        meta = {"provenance": dict(provenance), "n_options": n_options}
         with ExitStack() as resources:
             with writing(path):
                 if path.exists():
@@ -99,13 +84,13 @@ class Store:
                 TemporaryFile(dir=path.resolve().parent).close()
                 resources.enter_context(_locked(path))
                 if not path.exists():
-                    create(path, meta, *rows)
+                    create(path, content)
             connection = resources.enter_context(closing(connect(path, "rw")))
             with explained(path):
-                differing = changes(connection, meta, *rows, INFORMATIVE)
+                differing = changes(connection, content, INFORMATIVE)
                 if differing:
                     raise InputError(
-                        f"{path} holds another sweep ({'; '.join(differing)}); name another file, "
+                        f"{path} holds another run ({'; '.join(differing)}); name another file, "
                         "or repeat the original settings."
                     )
                 damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -121,8 +106,7 @@ class Store:
                 connection.execute("PRAGMA foreign_keys=ON")
                 with connection:
                     set_meta(connection, "writer", os.getpid())
-            shape = (len(cells), len(questions), n_options)
-            return cls(path, connection, shape, resources.pop_all())
+            return cls(path, connection, content, resources.pop_all())
 
     @property
     def done(self) -> set[int]:
@@ -145,38 +129,39 @@ class Store:
         self,
         piece: int,
         cells: Sequence[int],
-        questions: Sequence[int],
-        logprobs: Float[Tensor, "cell question option"],
+        items: Sequence[int],
+        records: npt.NDArray[Any],
         seconds: float,
         info: Mapping[str, Any] = {},
     ) -> None:
-        """Write a finished piece and all its scores, in one transaction.
+        """Write a finished piece and all that was scored in it, in one transaction.
 
         Args:
             piece: its number.
             cells: ids of the cells along the first axis.
-            questions: ids of the questions along the second axis.
-            logprobs: float32, in nats; -inf where the option does not exist.
+            items: ids of the items along the second axis.
+            records: what was scored, ``[cell, item, column]``; log-probabilities in float32, -inf
+                where there is no such option, or texts.
             seconds: how long it took.
             info: small JSON-able facts about the piece.
 
         Raises:
             InputError: a score is NaN, or the file cannot be written.
             RuntimeError: the piece or a score of it is stored already, or there is no such piece,
-                cell or question.
+                cell or item.
         """
-        if logprobs.isnan().any():
+        if records.dtype != object and np.isnan(records).any():
             raise InputError(
                 f"scores of piece {piece} are NaN; steer less strongly, or load the model in "
                 "float32."
             )
         rows = (
-            (int(cell), int(question), *(None if x == -torch.inf else x for x in options))
-            for cell, block in zip(cells, logprobs.tolist(), strict=True)
-            for question, options in zip(questions, block, strict=True)
+            (int(cell), int(item), *(None if x == -np.inf else x for x in values))
+            for cell, block in zip(cells, records.tolist(), strict=True)
+            for item, values in zip(items, block, strict=True)
         )
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        places = ", ".join("?" * (2 + self._shape[2]))
+        places = ", ".join("?" * (2 + len(self._content.columns)))
         try:
             with explained(self.path), self._connection:
                 self._connection.execute(
@@ -187,17 +172,25 @@ class Store:
         except sqlite3.IntegrityError as error:
             raise RuntimeError(f"piece {piece} does not go into {self.path}: {error}.") from error
 
-    def load(self) -> Float[Tensor, "cell question option"]:
-        """All scores, in nats: NaN where not computed yet, -inf where there is no such option."""
-        scores = torch.full(self._shape, torch.nan)
+    def predictions(self, key: str) -> npt.NDArray[np.float32] | None:
+        """What :meth:`predict` has kept, flat; None where nothing was."""
         with explained(self.path):
-            found = self._connection.execute("SELECT * FROM scores")
-            while chunk := found.fetchmany(2**16):
-                table = np.array(chunk, dtype=np.float64)  # NULL becomes NaN
-                cell, question = table[:, :2].astype(np.int64).T
-                values = np.where(np.isnan(table[:, 2:]), -np.inf, table[:, 2:])
-                scores[cell, question] = torch.from_numpy(values).float()
-        return scores
+            select = "SELECT predicted FROM predictions WHERE key = ?"
+            row = self._connection.execute(select, (key,)).fetchone()
+        return None if row is None else np.frombuffer(row[0], dtype=np.float32)
+
+    def predict(self, key: str, predicted: npt.NDArray[np.float32]) -> None:
+        """Keep what was predicted, so that a search that goes on need not predict again."""
+        with explained(self.path), self._connection:
+            content = predicted.astype(np.float32).tobytes()
+            self._connection.execute(
+                "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (key, content)
+            )
+
+    def load(self) -> npt.NDArray[Any]:
+        """All that was scored, see :func:`rolelens.sweeps.database.read_records`."""
+        with explained(self.path):
+            return read_records(self._connection, self._content)
 
     def close(self) -> None:
         """Let others write; unless somebody is reading, the store is then one plain file."""
@@ -219,7 +212,7 @@ class Status(Shown):
         done: pieces that are finished.
         pieces: pieces that are planned so far; a search plans more after every round.
         cells: cells of the sweep.
-        questions: questions of the sweep.
+        items: items of the task.
         first: when the first piece was finished.
         last: when the latest piece was finished.
         seconds: what the finished pieces took together.
@@ -234,7 +227,7 @@ class Status(Shown):
     done: int
     pieces: int
     cells: int
-    questions: int
+    items: int
     first: datetime | None
     last: datetime | None
     seconds: float
@@ -257,12 +250,28 @@ class Status(Shown):
         facts = {
             "file": str(self.path),
             "pieces": f"{self.done} of {self.pieces}{left if self.done < self.pieces else ''}",
-            "cells": f"{self.cells} on {self.questions} questions",
+            "cells": f"{self.cells} on {self.items} items",
             "model": str(self.provenance.get("model")),
-            "benchmark": str(self.provenance.get("benchmark")),
+            "task": str(self.provenance.get("task")),
             "written by": f"process {self.writer} now" if self.writer else "nobody now",
         }
-        return Card("Store of a sweep", facts, "the same call, to go on or to load it")
+        return Card("Status", facts, "the same call, to go on; rl.load_sweep(path), to read it")
+
+
+def read_store(path: str | Path) -> tuple[Content, npt.NDArray[Any]]:
+    """What a store is of, and all that was scored; changes nothing.
+
+    Raises:
+        InputError: there is no such file, it is not a store, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no file {str(path)!r} with a run; check the path.")
+    with explained(path):
+        check_kind(path)
+    with closing(connect(path, "ro")) as connection, explained(path):
+        content = read_content(connection)
+        return content, read_records(connection, content)
 
 
 def status(path: str | Path) -> Status:
@@ -281,8 +290,8 @@ def status(path: str | Path) -> Status:
         done, first, last, seconds = connection.execute(
             "SELECT count(*), min(finished_at), max(finished_at), total(seconds) FROM pieces"
         ).fetchone()
-        cells, questions = connection.execute(
-            "SELECT (SELECT count(*) FROM cells), (SELECT count(*) FROM questions)"
+        cells, items = connection.execute(
+            "SELECT (SELECT count(*) FROM cells), (SELECT count(*) FROM items)"
         ).fetchone()
     notes = notes_of(meta)
     planned = notes.get(PLANNED, done)
@@ -291,7 +300,7 @@ def status(path: str | Path) -> Status:
         done=done,
         pieces=max(planned, done),
         cells=cells,
-        questions=questions,
+        items=items,
         first=datetime.fromisoformat(first) if done else None,
         last=datetime.fromisoformat(last) if done else None,
         seconds=seconds,

@@ -1,0 +1,238 @@
+"""One run over cells and items: what is scored, in memory and in a store."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from rolelens import forward, hooks
+from rolelens.forward import TOKEN_BUDGET
+from rolelens.lens import Lens
+from rolelens.progress import track
+from rolelens.sweeps.cells import UNSTEERED, Cell, Grid
+from rolelens.sweeps.database import Content
+from rolelens.sweeps.engine import KEPT_BYTES, PIECE_TOKENS, engine_for
+from rolelens.sweeps.store import PLANNED, Store
+from rolelens.tasks import (
+    Generated,
+    Passages,
+    Prepared,
+    Question,
+    Records,
+    Scored,
+    Tokenised,
+    check_on_text,
+    says_plainly,
+    task_fields,
+)
+
+
+class Run:
+    """Scores cells on items, in pieces; what the store has is not scored again.
+
+    A repeated run asks for the same pieces in the same order, and a piece runs in the same
+    batches, so that a resumed run gives the same numbers.
+
+    Attributes:
+        records: what was scored of each cell and item, the unsteered model first; NaN or None
+            where nothing was.
+        place: row of each cell in it.
+    """
+
+    def __init__(
+        self,
+        lens: Lens,
+        prepared: Prepared,
+        grid: Grid,
+        *,
+        settings: Mapping[str, Any],
+        store: str | Path | None,
+    ) -> None:
+        self.lens, self.prepared, self.grid = lens, prepared, grid
+        self.cells = [UNSTEERED, *grid.cells]
+        self.place = {cell: n for n, cell in enumerate(self.cells)}
+        shape = (len(self.cells), len(prepared.task), len(prepared.columns))
+        missing = None if prepared.dtype == object else np.nan
+        self.records: Records = np.full(shape, missing, dtype=prepared.dtype)
+        check_effect(lens, prepared, grid.live)
+        says_plainly(prepared)
+        self._store = Store.open(store, self._content(settings)) if store else None
+        self._pieces = self._planned = 0
+        self._budget = TOKEN_BUDGET
+        if self._store:
+            self.records = self._store.load()
+            self._pieces = len(self._store.done)
+            self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._store:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                print(
+                    f"\nStopped. {len(self._store.done)} finished pieces are kept in "
+                    f"{self._store.path}; repeat the same call to go on.",
+                    file=sys.stderr,
+                )
+            self._store.close()
+
+    @property
+    def store(self) -> Store | None:
+        """Where finished pieces are kept."""
+        return self._store
+
+    def score(self, cells: Sequence[Cell], items: Sequence[int], what: str = "sweep") -> None:
+        """Score some cells, live ones or the unsteered model, on some items."""
+        engine = engine_for(self.lens, self.prepared.take(items), self._budget, cells)
+        pieces = engine.plan(cells)
+        if self._store:
+            self._store.note(PLANNED, self._planned + len(pieces))
+        self._planned += len(pieces)
+        for piece in track(pieces, what, total=len(pieces)):
+            chosen = [items[n] for n in engine.groups[piece.group]]
+            # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
+            lacking = tuple(cell for cell in piece.cells if not self._known(cell, chosen))
+            if not lacking:
+                continue
+            piece = dataclasses.replace(piece, cells=lacking)
+            records, seconds = engine.run(piece)
+            if engine.budget != self._budget:
+                self._budget = engine.budget
+                if self._store:
+                    self._store.note("budget", self._budget)
+            rows = [self.place[cell] for cell in piece.cells]
+            if 0 in rows:  # cells in which nothing is done are the unsteered model
+                zeros = [self.place[cell] for cell in self.grid.cells if cell.is_zero]
+                unsteered = records[[rows.index(0)] * len(zeros)]
+                rows, records = [*rows, *zeros], np.concatenate([records, unsteered])
+            self._keep(rows, chosen, self._wide(records), seconds)
+
+    def scored_items(self, cell: Cell) -> list[int]:
+        """The items a cell was scored on."""
+        return self._scored_in(self.place[cell])
+
+    def scores(self, cell: Cell, items: Sequence[int] | None = None) -> Any:
+        """Scores of a cell on some items, on all by default."""
+        chosen = range(len(self.prepared.task)) if items is None else items
+        scored: Scored[Any] = self.prepared.scored(
+            chosen, self.records[self.place[cell], list(chosen)]
+        )
+        return scored
+
+    def _scored_in(self, row: int) -> list[int]:
+        """The items that a row of the records has."""
+        values = self.records[row, :, 0]
+        known = values != None if values.dtype == object else ~np.isnan(values)  # noqa: E711
+        items: list[int] = known.nonzero()[0].tolist()
+        return items
+
+    def _known(self, cell: Cell, items: Sequence[int]) -> bool:
+        return set(items) <= set(self.scored_items(cell))
+
+    def _wide(self, records: Records) -> Records:
+        """What was scored, with as many columns as the task with most options has."""
+        lacking = len(self.prepared.columns) - records.shape[-1]
+        if not lacking:
+            return records
+        return np.pad(records, ((0, 0), (0, 0), (0, lacking)), constant_values=-np.inf)
+
+    def _keep(
+        self, cells: Sequence[int], items: Sequence[int], records: Records, seconds: float
+    ) -> None:
+        """Keep what is not known yet: pieces may have been cut otherwise before."""
+        lacking: dict[tuple[int, ...], list[int]] = {}
+        for n, cell in enumerate(cells):
+            known = set(self._scored_in(cell))
+            columns = tuple(k for k, item in enumerate(items) if item not in known)
+            if columns:
+                lacking.setdefault(columns, []).append(n)
+        for columns, rows in lacking.items():
+            block = records[np.ix_(rows, columns)]
+            its_cells, its_items = [cells[n] for n in rows], [items[k] for k in columns]
+            self.records[np.ix_(its_cells, its_items)] = block
+            if self._store:
+                share = seconds / len(lacking)
+                self._store.commit(self._pieces, its_cells, its_items, block, share)
+                self._pieces += 1
+
+    def _content(self, settings: Mapping[str, Any]) -> Content:
+        """What the run is of, and all that its scores depend on."""
+        source, task = self.lens.source, self.prepared.task
+        provenance = {
+            "model": source.model,
+            "weights": source.weights,
+            "content": self.lens.content,
+            "model_class": source.model_class,
+            "centred": source.centred,
+            "dtype": source.dtype,
+            "template": source.template,
+            "device": str(self.lens.model.cfg.device),
+            "installed": hooks.installed(self.lens),
+            "task": task.name,
+            "task_kind": type(task).__name__,
+            "task_fields": task_fields(task),
+            "items": task.sha,
+            **self.prepared.settings,
+            "axes": dict(self.grid.axes) if self.grid.axes is not None else None,
+            "cells": self.grid.sha,
+            "batches": [TOKEN_BUDGET, KEPT_BYTES, PIECE_TOKENS],
+            **settings,
+            "rolelens": source.version,
+            "verifier": _verifier(self.prepared),
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+        directions = {
+            step.direction.sha: step.direction.vector.detach().float().cpu().numpy()
+            for cell in self.cells
+            for step in cell.steering.steps
+        }
+        cells = [(*cell.label.values(), json.dumps(cell.steering.to_dict())) for cell in self.cells]
+        items = [
+            (item.id, item.domain, _correct(item), json.dumps(dataclasses.asdict(item)))
+            for item in task
+        ]
+        return Content(
+            json.loads(json.dumps(provenance)), cells, items, self.prepared.columns, directions
+        )
+
+
+def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:
+    """Refuse cells that steer none of the tokens that the task has the model read.
+
+    Raises:
+        InputError: there is one.
+    """
+    if isinstance(prepared, Tokenised):
+        unread = 0 if prepared.vocab is not None else 1
+        seen = {cell.steering.selections: cell.steering for cell in cells}
+        for steering in seen.values():
+            if isinstance(prepared, Passages):
+                check_on_text(steering)
+            forward.check_effect(lens.model, steering, prepared.tokens, unread=unread)
+
+
+def _verifier(prepared: Prepared) -> str | None:
+    """What decides whether a text answers a problem rightly; texts do not depend on it."""
+    if not isinstance(prepared, Generated):
+        return None
+    return str(getattr(prepared.verifier, "__name__", type(prepared.verifier).__name__))
+
+
+def _correct(item: Any) -> int | None:
+    """The correct options of a question, as bits."""
+    if not isinstance(item, Question):
+        return None
+    return sum(1 << option for option in (item.answer, *item.also))
