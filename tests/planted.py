@@ -28,8 +28,8 @@ FILLER = "bcdfghjklmnp"
 
 def token(text: str) -> int:
     """The one token that a text is."""
-    (found,) = tiny.tokenizer()(text, add_special_tokens=False).input_ids
-    return found
+    (number,) = tiny.tokenizer()(text, add_special_tokens=False).input_ids
+    return number
 
 
 def model(seed: int = 0) -> Any:
@@ -97,11 +97,11 @@ def questions(n: int, seed: int = 0) -> list[dict[str, Any]]:
             answer = rng.randrange(4)
             filler = "".join(rng.choices(FILLER, k=14))
             hidden = HIDDEN[answer] if domain == PLANTED else "0"
-            said = OPEN[answer] if number % 5 < 2 else hidden
+            shown = OPEN[answer] if number % 5 < 2 else hidden
             made.append(
                 {
                     "id": f"{domain}-{number}",
-                    "text": f"{filler} ({said})",
+                    "text": f"{filler} ({shown})",
                     "options": tuple("qrst"),
                     "answer": answer,
                     "domain": domain,

@@ -8,7 +8,7 @@ import torch
 
 import planted
 import rolelens as rl
-from rolelens import evidence
+from rolelens.tasks import Questions, letter_prompt
 from rolelens.vectors.nulls import gaussian
 
 ROLES = {"mathematician": "math", "lawyer": "law", "painter": "art"}
@@ -39,19 +39,19 @@ def roles() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def vectors(lens: rl.Lens, roles) -> rl.RoleVectors:
+def vectors(lens: rl.Lens, roles) -> rl.Directions:
     return rl.role_vectors(lens, roles, planted.prompts(None, 24))
 
 
 @pytest.fixture(scope="module")
-def bench() -> rl.Benchmark:
-    return rl.load_benchmark([rl.Question(**row) for row in planted.questions(120)])
+def bench() -> Questions:
+    return rl.load_task([rl.Question(**row) for row in planted.questions(120)])
 
 
 @pytest.fixture(scope="module")
-def found(lens, roles, vectors, bench, tmp_path_factory) -> evidence.Study:
+def result(lens, roles, vectors, bench, tmp_path_factory) -> rl.Study:
     base = planted.prompts(None, 24)
-    return evidence.study(
+    return rl.study(
         lens,
         vectors,
         bench,
@@ -64,8 +64,8 @@ def found(lens, roles, vectors, bench, tmp_path_factory) -> evidence.Study:
     )
 
 
-def test_a_planted_effect_is_found_where_it_is(found: evidence.Study) -> None:
-    table = found.table.set_index("role")
+def test_a_planted_effect_is_found_where_it_is(result: rl.Study) -> None:
+    table = result.table().set_index("name")
     assert (table["p_holm"] < 0.05).to_dict() == {
         "mathematician": True,
         "lawyer": False,
@@ -73,64 +73,64 @@ def test_a_planted_effect_is_found_where_it_is(found: evidence.Study) -> None:
     }
     assert table.loc["mathematician", "gain"] > 0.2
     assert table.loc["mathematician", "interaction_p_holm"] < 0.05
-    assert (table["questions"] == 60).all()
-    assert found.verdicts[0].startswith("mathematician: helps, +")
-    assert "and more than elsewhere" in found.verdicts[0]
-    assert "lawyer: nothing beyond chance" in found.verdicts[1]
-    claimed = found.transfer[found.transfer["p_holm"] < 0.05]
-    assert set(zip(claimed["role"], claimed["domain"], strict=True)) == {("mathematician", "math")}
+    assert (table["items"] == 60).all()
+    assert result.verdicts[0].startswith("mathematician: helps, +")
+    assert "and more than elsewhere" in result.verdicts[0]
+    assert "lawyer: nothing beyond chance" in result.verdicts[1]
+    claimed = result.table("transfer")[result.table("transfer")["p_holm"] < 0.05]
+    assert set(zip(claimed["name"], claimed["domain"], strict=True)) == {("mathematician", "math")}
 
 
-def test_nulls_are_searched_likewise_and_rank_lower(found: evidence.Study) -> None:
-    own = found.chosen.set_index("role").loc["mathematician"]
-    assert own["floor"] == pytest.approx(1 / 7)  # 3 kinds, 2 of each
-    assert own["rank"] == own["floor"]
-    imitated = found.chosen["role"].str.contains(" ~ ")
+def test_nulls_are_searched_likewise_and_rank_lower(result: rl.Study) -> None:
+    row = result.table("chosen").set_index("name").loc["mathematician"]
+    assert row["floor"] == pytest.approx(1 / 7)  # 3 kinds, 2 of each
+    assert row["rank"] == row["floor"]
+    imitated = result.table("chosen")["name"].str.contains(" ~ ")
     assert imitated.sum() == 18
-    assert found.chosen.loc[imitated, "rank"].isna().all()
-    assert own["strength"] > 0
-    assert own["split_half"] > 0.9  # the mark is in every prompt
-    assert found.chosen.loc[imitated, "split_half"].isna().all()
+    assert result.table("chosen").loc[imitated, "rank"].isna().all()
+    assert row["strength"] > 0
+    assert row["split_half"] > 0.9  # the mark is in every prompt
+    assert result.table("chosen").loc[imitated, "split_half"].isna().all()
 
 
 def test_nulls_are_tried_in_the_very_cells_of_the_roles(
-    found: evidence.Study, lens, vectors, roles, bench
+    result: rl.Study, lens, vectors, roles, bench
 ) -> None:
     nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
     for role, domain in ROLES.items():
-        cell = found.chosen.set_index("role").loc[role]
-        asked = set(found.answers[found.answers["domain"] == domain]["question"])
+        cell = result.table("chosen").set_index("name").loc[role]
+        asked = set(result.table("answers")[result.table("answers")["domain"] == domain]["item"])
         held_out = [q for q in bench if q.id in asked]
         before = rl.evaluate(lens, held_out).correct.double().mean()
         where = int(cell["layer"]), int(cell["position"])
         norm = vectors.direction(role, *where).vector.double().norm()
         gains = []
-        for null in nulls.roles:
+        for null in nulls.names:
             if null.endswith(f" ~ {role}"):
                 noise = nulls.direction(null, *where)
                 alpha = cell["alpha"] * norm / noise.vector.double().norm()
                 after = rl.evaluate(lens, held_out, hooks=rl.add(noise, float(alpha)))
                 gains.append(float(after.correct.double().mean() - before))
         assert len(gains) == 6
-        row = found.table.set_index("role").loc[role]
+        row = result.table().set_index("name").loc[role]
         assert row["null_low"] == pytest.approx(min(gains))
         assert row["null_high"] == pytest.approx(max(gains))
         sign = 1 if row["gain"] >= 0 else -1
         as_much = sum(sign * gain >= sign * row["gain"] for gain in gains)
         assert row["null_rank"] == pytest.approx((1 + as_much) / 7)
-    assert "so does a null" not in found.verdicts[0]
-    assert ", nulls in the same cell " in found.verdicts[0]
+    assert "so does a null" not in result.verdicts[0]
+    assert ", nulls in the same cell " in result.verdicts[0]
 
 
 def test_a_domain_s_nulls_serve_all_of_its_roles_at_equal_strength(lens, vectors, bench) -> None:
-    own = vectors[["mathematician", "lawyer"]]
+    both = vectors[["mathematician", "lawyer"]]
     where = {"mathematician": "math", "lawyer": "math"}  # of which one has nulls
     noise = gaussian(vectors["mathematician"], n=2)
     longer = dataclasses.replace(noise, directions=5 * noise.directions)
     columns = ["null_low", "null_high", "null_rank"]
     options = OPTIONS | {"ablated": 0}
     first, second = (
-        evidence.study(lens, own, bench, where, nulls=nulls, **options).table
+        rl.study(lens, both, bench, where, nulls=nulls, **options).table()
         for nulls in (noise, longer)
     )
     assert first[columns].notna().all(axis=None)
@@ -138,102 +138,215 @@ def test_a_domain_s_nulls_serve_all_of_its_roles_at_equal_strength(lens, vectors
 
 
 def test_reliability_and_what_is_shared_are_told_of_the_chosen_cells(
-    found: evidence.Study, lens, vectors, roles
+    result: rl.Study, lens, vectors, roles
 ) -> None:
     halves = rl.half_vectors(lens, roles, planted.prompts(None, 24))
     for role in ROLES:
-        row = found.chosen.set_index("role").loc[role]
+        row = result.table("chosen").set_index("name").loc[role]
         i, j = vectors.layers.index(row["layer"]), vectors.positions.index(row["position"])
         d = vectors.directions[:, i, j].double()
-        n = vectors.roles.index(role)
+        n = vectors.names.index(role)
         shared = torch.nn.functional.cosine_similarity(d[n], d.mean(0), dim=0)
         assert row["shared"] == pytest.approx(float(shared), abs=1e-6)
         pair = []
         for half in halves:
-            own = half.directions[:, i, j].double()
-            unit = own.mean(0) / own.mean(0).norm()
-            pair.append((own[n], own[n] - (own[n] @ unit) * unit))
+            d = half.directions[:, i, j].double()
+            unit = d.mean(0) / d.mean(0).norm()
+            pair.append((d[n], d[n] - (d[n] @ unit) * unit))
         for name, (a, b) in zip(
-            ("split_half", "split_half_own"), zip(*pair, strict=True), strict=True
+            ("split_half", "split_half_rest"), zip(*pair, strict=True), strict=True
         ):
             cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
             assert row[name] == pytest.approx(float(cosine), abs=1e-5)
 
 
-def test_ablation_and_prompts_stand_beside(found: evidence.Study) -> None:
-    table = found.table.set_index("role")
+def test_ablation_and_prompts_stand_beside(result: rl.Study) -> None:
+    table = result.table().set_index("name")
     # What is planted is a letter, whatever stands there.
     assert table.loc["mathematician", "permuted"] < 0.2 < table.loc["mathematician", "gain"]
     assert (table["perplexity"] > 0).all()
-    assert set(found.ablation["role"]) == set(ROLES)
-    assert found.ablation["random"].abs().max() < 0.3
-    forms = found.prompted.groupby("form")["role"].agg(set)
+    assert set(result.table("ablation")["name"]) == set(ROLES)
+    assert result.table("ablation")["random"].abs().max() < 0.3
+    forms = result.table("prompted").groupby("form")["name"].agg(set)
     assert forms.to_dict() == {"system": set(ROLES), "prefix": set(ROLES)}
-    assert set(found.given["role"]) == set(ROLES)
+    assert set(result.table("given")["name"]) == set(ROLES)
 
 
-def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, found, tmp_path) -> None:
+def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, result, tmp_path) -> None:
     nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
     arguments = {"nulls": nulls, "folder": tmp_path / "stores", **OPTIONS}
-    first = evidence.study(lens, vectors, bench, ROLES, **arguments)
-    again = evidence.study(lens, vectors, bench, ROLES, **arguments)
-    pd.testing.assert_frame_equal(first.table, again.table)
-    without = found.table.drop(columns="perplexity")
-    pd.testing.assert_frame_equal(first.table, without)
+    first = rl.study(lens, vectors, bench, ROLES, **arguments)
+    again = rl.study(lens, vectors, bench, ROLES, **arguments)
+    pd.testing.assert_frame_equal(first.table(), again.table())
+    without = result.table().drop(columns="perplexity")
+    pd.testing.assert_frame_equal(first.table(), without)
     folder = again.save(tmp_path / "out")
     assert len(pd.read_csv(folder / "answers.csv")) == 3 * 180
     assert (folder / "verdicts.txt").read_text().count("\n") == 3
     written = json.loads((folder / "study.json").read_text())
     assert written["verdicts"] == again.verdicts
-    assert written["headroom"]["math"]["questions"] == 120
-    assert [row["gain"] for row in written["table"]] == again.table["gain"].tolist()
+    assert written["headroom"]["math"]["items"] == 120
+    assert [row["gain"] for row in written["effects"]] == [effect.gain for effect in again.effects]
 
 
 def test_every_fold_is_asked_once(lens, vectors, bench) -> None:
-    found = evidence.study(lens, vectors, bench, ROLES, folds=3, **(OPTIONS | {"ablated": 0}))
-    assert (found.table["questions"] == 120).all()
-    assert len(found.chosen) == 9
-    assert found.table.set_index("role").loc["mathematician", "p_holm"] < 0.05
-    assert found.ablation.empty
-    assert "null_high" not in found.table  # none were given
+    result = rl.study(lens, vectors, bench, ROLES, folds=3, **(OPTIONS | {"ablated": 0}))
+    assert (result.table()["items"] == 120).all()
+    assert len(result.table("chosen")) == 9
+    assert result.table().set_index("name").loc["mathematician", "p_holm"] < 0.05
+    assert result.table("ablation").empty
+    assert "null_high" not in result.table()  # none were given
 
 
-def shuffled(bench: rl.Benchmark, seed: int) -> rl.Benchmark:
+def shuffled(bench: Questions, seed: int) -> Questions:
     rng = random.Random(seed)
-    return rl.load_benchmark(
+    return rl.load_task(
         [rl.Question(q.id, q.text, q.options, rng.randrange(4), q.domain) for q in bench]
     )
 
 
 def test_at_chance_nothing_is_searched(lens, vectors, bench) -> None:
-    found = evidence.study(lens, vectors, shuffled(bench, 0), ROLES)
-    assert found.table.empty
-    assert all("at chance" in line for line in found.verdicts)
-    assert len(found.verdicts) == 3
+    result = rl.study(lens, vectors, shuffled(bench, 0), ROLES)
+    assert result.table().empty
+    assert all("at chance" in line for line in result.verdicts)
+    assert len(result.verdicts) == 3
 
 
 def test_shuffled_labels_give_few_false_positives(lens, vectors) -> None:
     """Each role has questions of its own, so that the tests of one study are independent."""
-    small = rl.load_benchmark([rl.Question(**row) for row in planted.questions(60)])
+    small = rl.load_task([rl.Question(**row) for row in planted.questions(60)])
     options = {"positions": [-1], "layers": [2], "ablated": 0, "anyway": True}
     p = []
     for seed in range(8):
         labels = shuffled(small, seed)
-        p += evidence.study(lens, vectors, labels, ROLES, seed=seed, **options).table["p"].tolist()
+        p += rl.study(lens, vectors, labels, ROLES, seed=seed, **options).table()["p"].tolist()
     assert sum(value < 0.05 for value in p) <= 4, p  # of 24; more have a probability of 0.006
 
 
-def test_bad_roles_and_nulls_are_refused(lens, vectors, bench) -> None:
+def test_bad_roles_and_nulls_are_refused(lens, vectors, bench, unchecked) -> None:
     with pytest.raises(rl.InputError, match="'painter' has no domain"):
-        evidence.study(lens, vectors, bench, {"mathematician": "math", "lawyer": "law"})
+        rl.study(lens, vectors, bench, {"mathematician": "math", "lawyer": "law"})
     with pytest.raises(rl.InputError, match="'music', and 'own questions' asks about art, law, ma"):
-        evidence.study(lens, vectors, bench, ROLES | {"painter": "music"})
+        rl.study(lens, vectors, bench, ROLES | {"painter": "music"})
     halves = vectors["lawyer"], vectors["lawyer"]
     with pytest.raises(rl.InputError, match="the halves are not of these vectors"):
-        evidence.study(lens, vectors, bench, ROLES, halves=halves)
+        rl.study(lens, vectors, bench, ROLES, halves=halves)
     with pytest.raises(rl.InputError, match="text is ''; perplexity needs a longer text"):
-        evidence.study(lens, vectors, bench, ROLES, text="")
+        rl.study(lens, vectors, bench, ROLES, text="")
     with pytest.raises(rl.InputError, match="randoms is -1"):
-        evidence.study(lens, vectors, bench, ROLES, randoms=-1)
-    with pytest.raises(rl.InputError, match="null 'lawyer' imitates none of the roles"):
-        evidence.study(lens, vectors["painter"], bench, ROLES, nulls=vectors["lawyer"])
+        rl.study(lens, vectors, bench, ROLES, randoms=-1)
+    foreign = gaussian(vectors["lawyer"])
+    with pytest.raises(rl.InputError, match="the null 'gaussian 0 ~ lawyer' imitates none"):
+        rl.study(lens, vectors["painter"], bench, ROLES, nulls=foreign)
+    with pytest.raises(rl.InputError, match="there are nulls and nothing else"):
+        rl.study(lens, foreign, bench, ROLES)
+    with pytest.raises(rl.InputError, match="tokens is 'prompt', which a text without a prompt"):
+        rl.study(lens, vectors, bench, ROLES, text=TEXT, tokens="prompt")
+    with pytest.raises(rl.InputError, match="choose is 'luck'"):
+        rl.study(lens, vectors, bench, ROLES, choose="luck")
+    with pytest.raises(rl.InputError, match="by is 'luck'; it has to be one of accuracy, margin"):
+        rl.study(lens, vectors, bench, ROLES, by="luck")
+
+
+def test_what_a_study_hands_on_is_what_was_tried(lens, vectors, bench, tmp_path) -> None:
+    """Tokens included: the text's perplexity is that of the steering, and so is the best cell's."""
+    options = OPTIONS | {"ablated": 0, "prompted": False, "tokens": "last", "text": TEXT}
+    found = rl.study(lens, vectors["mathematician"], bench, **options)
+    cell = found.best("mathematician")
+    assert cell.steering.selections == ("last",)
+    answers = found.table("answers")
+    held_out = [q for q in bench if q.id in set(answers["item"])]
+    again = rl.evaluate(lens, held_out, cell.steering)
+    assert again.correct.double().tolist() == answers["after"].tolist()
+    assert not found.table("transfer").empty
+    (effect,) = found.effects
+    assert effect.domain is None
+    step = cell.steering.steps[0]
+    everywhere = rl.add(step.direction, step.alpha)
+    plain, steered = (rl.perplexity(lens, TEXT, h).value for h in ([], everywhere))
+    assert effect.perplexity == pytest.approx(steered / plain)
+    loaded = rl.load_study(found.save(tmp_path / "study"))
+    assert loaded.verdicts == found.verdicts
+    assert loaded.effects == found.effects
+    assert loaded.best("mathematician").steering == cell.steering
+    for name in ("chosen", "transfer", "answers"):
+        pd.testing.assert_frame_equal(loaded.table(name), found.table(name), check_dtype=False)
+    with pytest.raises(rl.InputError, match="no study in"):
+        rl.load_study(tmp_path)
+
+
+def right_letter(item: rl.Question, logprobs: torch.Tensor) -> torch.Tensor:
+    """The log-probability of the right letter."""
+    return logprobs[item.answer]
+
+
+def test_a_metric_of_one_s_own_goes_through_a_study(lens, vectors, bench) -> None:
+    options = OPTIONS | {"ablated": 0, "prompted": False}
+    found = rl.study(lens, vectors, bench, ROLES, metric=right_letter, **options)
+    assert found.measure == "right_letter"
+    effect = found.effects[0]
+    assert effect.is_shown
+    assert effect.verdict.startswith("mathematician: raises it, ")
+    assert "in right_letter on 60 held-out items of math" in effect.verdict
+    # The same by a naive loop.
+    answers = found.table("answers")
+    asked = answers[(answers["name"] == "mathematician") & (answers["domain"] == "math")]
+    gains = []
+    for question in [q for q in bench if q.id in set(asked["item"])]:
+        before, after = (
+            rl.evaluate(lens, [question], hooks).logprobs[0, question.answer]
+            for hooks in ([], found.best("mathematician").steering)
+        )
+        gains.append(float(after - before))
+    assert effect.gain == pytest.approx(sum(gains) / len(gains), abs=1e-3)
+
+
+def test_a_study_of_generated_answers(lens, vectors, bench, tmp_path) -> None:
+    """What a trial of directions was: a layer and strength chosen, nulls in the same cell."""
+    knowing = [q for q in bench if q.domain == "math"]
+    problems = rl.load_task(
+        [rl.Problem(q.id, f"{letter_prompt(q)}", "ABCD"[q.answer]) for q in knowing],
+        template="{question}",
+    )
+    both = rl.concat(vectors[["mathematician", "painter"]], gaussian(vectors["mathematician"], n=3))
+    options = {
+        "layers": [1, 2],
+        "positions": [-1],
+        "alphas": [0.5, 1.0],
+        "max_new_tokens": 1,
+        "verifier": begins_right,
+        "folder": tmp_path,
+    }
+    found = rl.study(lens, both, problems, **options)
+    effect, other = found.effects
+    assert effect.is_shown
+    assert " helps, +" in found.verdicts[0]
+    assert not other.is_shown
+    held_out = set(found.table("answers")["item"])
+    prompts = [problems.prompt(p) for p in problems if p.id in held_out]
+    keys = [p.answer for p in problems if p.id in held_out]
+
+    def by_hand(name: str) -> float:
+        cell = found.best("mathematician")
+        d = both.direction(name, cell.layer)
+        texts = lens.generate(prompts, hooks=rl.add(d, cell.alpha), max_new_tokens=1)
+        right = [text.startswith(key) for text, key in zip(texts, keys, strict=True)]
+        return sum(right) / len(right)
+
+    assert by_hand("mathematician") == pytest.approx(effect.after)
+    gains = [by_hand(f"gaussian {k} ~ mathematician") - effect.before for k in range(3)]
+    assert (effect.null_low, effect.null_high) == pytest.approx((min(gains), max(gains)))
+    assert "so does a null" not in found.verdicts[0]
+    again = rl.study(lens, both, problems, **options)  # from the stores
+    assert again.verdicts == found.verdicts
+    never = rl.study(lens, both, problems, **options | {"verifier": never_right, "folder": None})
+    assert never.verdicts == [f"own problems: {never.headroom['own problems']}."]
+    assert "near the floor" in never.verdicts[0]
+
+
+def begins_right(problem: rl.Problem, text: str) -> bool:
+    return text.startswith(problem.answer)
+
+
+def never_right(problem: rl.Problem, text: str) -> bool:
+    return False

@@ -1,31 +1,34 @@
-"""Whether an effect is more than chance: paired comparisons on questions kept apart."""
+"""Whether an effect is more than chance: one experiment, with items kept apart."""
 
-from rolelens.evidence.compare import Comparison, compare
-from rolelens.evidence.controls import Headroom, headroom, letters
-from rolelens.evidence.effects import (
-    answered,
+from rolelens.evidence.comparison import Comparison, answer_table, changes, compare
+from rolelens.evidence.controls import FLOOR, Headroom, headroom, letters
+from rolelens.evidence.experiment import study
+from rolelens.evidence.families import (
+    Effect,
     beside_nulls,
-    changes,
+    effect_table,
     effects,
     given,
     transfer,
-    verdict,
 )
-from rolelens.evidence.study import Study, study
+from rolelens.evidence.result import Study, load_study
 
 __all__ = [
+    "FLOOR",
     "Comparison",
+    "Effect",
     "Headroom",
     "Study",
-    "answered",
+    "answer_table",
     "beside_nulls",
     "changes",
     "compare",
+    "effect_table",
     "effects",
     "given",
     "headroom",
     "letters",
+    "load_study",
     "study",
     "transfer",
-    "verdict",
 ]

@@ -1,4 +1,4 @@
-"""Questions that cells are chosen on, others that they are tried on, and all that is tried."""
+"""Items that cells are chosen on, others that they are tried on, and all that is tried."""
 
 import dataclasses
 import random
@@ -10,15 +10,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rolelens.benchmarks import Benchmark, Question
-from rolelens.evidence.effects import answered
-from rolelens.forward import Selection
-from rolelens.hooks import add
+from rolelens import tasks
+from rolelens.evidence.comparison import answer_table
+from rolelens.hooks import Steering, Step
 from rolelens.lens import Lens
-from rolelens.scoring import Method, Scores, evaluate, perplexity
-from rolelens.sweep import Key, score_cells, search
-from rolelens.vectors import RoleVectors, concat
-from rolelens.vectors.nulls import factor, imitated
+from rolelens.sweeps import Cell, cell_of_steering, score_cells, search, sweep
+from rolelens.tasks import Options, Prepared, Questions
+from rolelens.vectors import Direction, Directions, Null
+from rolelens.vectors.nulls import matched_strength
 
 Stores = Callable[[str], Path | None]
 PROMPT = "You are a {role}."
@@ -27,139 +26,247 @@ READ = 2048
 
 
 @dataclass(frozen=True)
-class Fold:
-    """Questions that cells are chosen on, questions they are tried on, and what is tried."""
+class Setting:
+    """What is the same in every fold.
+
+    Attributes:
+        lens: the model.
+        vectors: the directions and their nulls.
+        names: the directions that are tried.
+        places: the domain of every name; None: all items.
+        grid: layers, positions, alphas and tokens.
+        choose: ``search`` or ``sweep``.
+        by: the measure that cells are chosen by.
+        measure: the measure that effects are told in.
+        method: how questions are scored.
+        options: how the task is put.
+        seed: of everything that is drawn.
+        store: where finished pieces of something are kept.
+        task: what is asked.
+    """
 
     lens: Lens
-    vectors: RoleVectors
-    roles: Sequence[str]
-    places: Mapping[str, str]
-    selection: Benchmark
-    test: Benchmark
-    tokens: Selection
-    method: Method
+    vectors: Directions
+    names: tuple[str, ...]
+    places: Mapping[str, str | None]
+    grid: Mapping[str, Any]
+    choose: str
+    by: str
+    measure: str
+    method: str | None
+    options: Options
     seed: int
-    number: int
     store: Stores
+    task: str
 
-    def searched(self, grid: Mapping[str, Any]) -> tuple[pd.DataFrame, dict[str, Key]]:
-        """The best cell of every role and null."""
-        found = search(
-            self.lens,
-            self.vectors,
-            self.selection,
-            domains=self.places,
-            **grid,
-            tokens=self.tokens,
-            method=self.method,
-            seed=self.seed,
-            store=self.store(f"search-{self.number}"),
-        )
-        best = found.table[found.table["chosen"]].assign(fold=self.number)
-        cells = {role: found.best(role) for role in self.vectors.roles}
-        keys = {
-            role: Key(role, cell.direction.layer, cell.direction.position or -1, cell.alpha)
-            for role, cell in cells.items()
-        }
-        return best.drop(columns=["chosen", "predicted"]), keys
 
-    def tried(self, keys: Mapping[str, Key]) -> tuple[Scores, list[pd.DataFrame]]:
-        """The chosen cells of the roles, in all domains."""
-        cells = [keys[role] for role in self.roles]
-        return self._scored("test", self.vectors, self.test, cells, tokens=self.tokens)
+@dataclass(frozen=True)
+class Fold:
+    """Items that cells are chosen on, items they are tried on, and what is tried.
 
-    def permuted(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
-        """The chosen cells of the roles, in their domains, with the options in another order."""
-        frames = []
-        for domain, roles in self._by_domain(self.roles).items():
-            asked = self.test.domain(domain).permuted(self.seed)
-            cells = [keys[role] for role in roles]
-            name = f"permuted-{domain}"
-            frames += self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
+    Attributes:
+        setting: what is the same in every fold.
+        selection: the items that cells are chosen on.
+        test: the others.
+        number: of the fold.
+    """
+
+    setting: Setting
+    selection: Prepared
+    test: Prepared
+    number: int
+
+    def chosen(self) -> tuple[pd.DataFrame, dict[str, Cell]]:
+        """The best cell of every name, nulls included, and what it gained where it was chosen."""
+        setting, store = self.setting, self.setting.store
+        if setting.choose == "search":
+            domains = {name: place for name, place in setting.places.items() if place is not None}
+            result = search(
+                setting.lens,
+                setting.vectors,
+                self.selection,
+                domains=domains or None,
+                **setting.grid,
+                by=setting.by,
+                seed=setting.seed,
+                store=store(f"search-{self.number}"),
+            )
+            table = result.table()
+            best = table[table["chosen"]].drop(columns=["chosen", "predicted"])
+            return best.assign(fold=self.number), dict(result.chosen)
+        tables, cells = [], {}
+        for domain, names in self._by_domain(setting.vectors.names).items():
+            swept = sweep(
+                setting.lens,
+                setting.vectors[names],
+                _domain(self.selection, domain),
+                **setting.grid,
+                store=store(f"sweep-{_slug(domain)}{self.number}"),
+            )
+            table = swept.table().assign(items=len(swept.prepared.task), fold=self.number)
+            for name in names:
+                cells[name] = swept.best(name, setting.by)
+            rows = [swept.cells.index(cells[name]) for name in names]
+            tables.append(table.iloc[rows].drop(columns=["zero", "control"]))
+        return pd.concat(tables, ignore_index=True), cells
+
+    def tried(self, cells: Mapping[str, Cell]) -> tuple[Any, list[pd.DataFrame]]:
+        """The chosen cells of the names, on items of all domains."""
+        return self._scored("test", self.test, [cells[name] for name in self.setting.names])
+
+    def permuted(self, cells: Mapping[str, Cell]) -> list[pd.DataFrame]:
+        """The chosen cells of the names, in their domains, with the options in another order."""
+        setting, frames = self.setting, []
+        for domain, names in self._by_domain(setting.names).items():
+            part = _domain(self.test, domain)
+            assert isinstance(part.task, Questions)
+            shuffled = part.task.permuted(setting.seed)
+            prepared = tasks.prepare(setting.lens, shuffled, setting.method, **setting.options)
+            chosen = [cells[name] for name in names]
+            frames += self._scored(f"permuted-{_slug(domain)}", prepared, chosen)[1]
         return frames
 
-    def disturbed(self, keys: Mapping[str, Key]) -> list[pd.DataFrame]:
-        """Nulls in the chosen cells of the roles (``beside``), as strong, in the roles' domains."""
-        frames = []
-        nulls = self._by_domain([name for name in self.vectors.roles if imitated(name)])
-        for domain, roles in self._by_domain(self.roles).items():
-            pairs = [(role, null) for role in roles for null in nulls.get(domain, ())]
+    def disturbed(self, cells: Mapping[str, Cell]) -> list[pd.DataFrame]:
+        """Nulls in the chosen cells of the names (``beside``), as strong, in the names' domains.
+
+        Those that imitate a name are tried in its cell; all of the domain where none does.
+        """
+        setting, frames = self.setting, []
+        nulls = self._by_domain(list(setting.vectors.nulls))
+        for domain, names in self._by_domain(setting.names).items():
+            pairs = [
+                (name, _instead(setting.vectors, null, cells[name]))
+                for name in names
+                for null in _of_name(setting.vectors, nulls.get(domain, ()), name)
+            ]
             if not pairs:
                 continue
-            asked = self.test.domain(domain)
-            cells = [self._instead(null, keys[role]) for role, null in pairs]
-            name = f"nulls-{domain}"
-            found = self._scored(name, self.vectors, asked, cells, tokens=self.tokens)[1]
-            frames += [own.assign(beside=role) for (role, _), own in zip(pairs, found, strict=True)]
+            part = _domain(self.test, domain)
+            chosen = [cell for _, cell in pairs]
+            tables = self._scored(f"nulls-{_slug(domain)}", part, chosen)[1]
+            frames += [
+                table.assign(beside=name) for (name, _), table in zip(pairs, tables, strict=True)
+            ]
         return frames
 
-    def _by_domain(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Roles or nulls, by their domain."""
-        found: dict[str, list[str]] = {}
-        for name in names:
-            found.setdefault(self.places[name], []).append(name)
-        return found
-
-    def _instead(self, null: str, key: Key) -> Key:
-        """The cell of a role, with a null in its place that is as strong."""
-        scale = factor(self.vectors, null, key.role, key.layer, key.position)
-        return key._replace(role=null, alpha=key.alpha * scale)
-
-    def read(self, keys: Mapping[str, Key], text: str) -> pd.DataFrame:
+    def read(self, cells: Mapping[str, Cell], text: str) -> pd.DataFrame:
         """How much less well a text is predicted in the chosen cells."""
-        plain = perplexity(self.lens, text, max_tokens=READ).value
+        lens = self.setting.lens
+        plain = tasks.perplexity(lens, text, max_tokens=READ).value
         rows = []
-        for role in self.roles:
-            _, layer, position, alpha = keys[role]
-            d = self.vectors.direction(role, layer, position)
-            steered = perplexity(self.lens, text, add(d, alpha), max_tokens=READ).value
-            rows.append({"role": role, "perplexity": steered / plain})
+        for name in self.setting.names:
+            hooks = on_text(cells[name].steering)
+            steered = tasks.perplexity(lens, text, hooks, max_tokens=READ).value
+            rows.append({"name": name, "perplexity": steered / plain})
         return pd.DataFrame(rows)
 
-    def ablated(self, keys: Mapping[str, Key], most: int, randoms: int) -> list[pd.DataFrame]:
-        """The chosen directions removed, and random ones, on some questions of each domain."""
-        kept = [q for d in self.test.domains for q in self._some(d, most)]
-        drawn = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(randoms, *self.vectors.directions.shape[1:], generator=drawn)
-        names = tuple(f"random {n}" for n in range(randoms))
-        beside = dataclasses.replace(
-            self.vectors, directions=noise, roles=names, contrast="random directions"
-        )
-        own = self.vectors[list(self.roles)]
-        cells = [keys[role]._replace(alpha=1.0) for role in self.roles]
-        cells += [cells[0]._replace(role=name) for name in names]
-        vectors = concat(own, beside) if randoms else own
-        asked = Benchmark(f"{self.test.name}, {most} a domain", tuple(kept))
-        return self._scored("ablation", vectors, asked, cells, change="ablate")[1]
+    def ablated(self, cells: Mapping[str, Cell], most: int, randoms: int) -> list[pd.DataFrame]:
+        """The chosen directions removed, and random ones, on some items of each domain."""
+        setting = self.setting
+        items = [n for domain in self.test.task.domains for n in self._some(domain, most)]
+        directions = [cells[name].steering.steps[0].direction for name in setting.names]
+        drawn = torch.Generator().manual_seed(setting.seed)
+        for number in range(randoms):
+            noise = torch.randn(len(directions[0].vector), generator=drawn)
+            null = Null(None, "random", number)
+            like = directions[0]
+            directions.append(
+                Direction(
+                    noise, like.layer, None, f"random {number}", source=like.source, null=null
+                )
+            )
+        everywhere = tuple(range(setting.lens.n_layers))
+        removed = [
+            cell_of_steering(Steering([Step("ablate", direction, 1.0, everywhere)]))
+            for direction in directions
+        ]
+        return self._scored("ablation", self.test.take(sorted(items)), removed)[1]
 
-    def _scored(
-        self, name: str, vectors: RoleVectors, asked: Benchmark, cells: list[Key], **options: Any
-    ) -> tuple[Scores, list[pd.DataFrame]]:
-        """The scores of the unsteered model, and the answers in every cell."""
-        store = self.store(f"{name}-{self.number}")
-        before, after = score_cells(
-            self.lens, vectors, asked, cells, method=self.method, store=store, **options
-        )
-        return before, [answered(key.role, before, after[key]) for key in cells]
-
-    def _some(self, domain: str, most: int) -> list[Question]:
-        """Questions of a domain, drawn from all of its subjects."""
-        own = self.test.domain(domain).questions
-        drawn = random.Random(f"{self.seed} {domain}").sample(range(len(own)), min(most, len(own)))
-        return [own[n] for n in sorted(drawn)]
-
-    def prompted(self, before: Scores) -> list[pd.DataFrame]:
-        """Every role as a prompt, on the questions of its domain: as system prompt and as prefix.
+    def prompted(self, before: Any) -> list[pd.DataFrame]:
+        """Every role as a prompt, on the items of its domain: as system prompt and as prefix.
 
         Where the chat template refuses system prompts, the two are one.
         """
-        frames = []
-        for role in self.roles:
-            domain, text = self.places[role], PROMPT.format(role=role)
-            forms: dict[str, dict[str, Any]] = {"prefix": {"prefix": f"{text}\n\n"}}
-            if self.lens.chat.takes_system:
+        setting, frames = self.setting, []
+        for role in setting.names:
+            domain, text = setting.places[role], PROMPT.format(role=role)
+            part = _domain(self.test, domain)
+            forms: dict[str, dict[str, Any]] = {}
+            if isinstance(part.task, Questions):
+                forms["prefix"] = {"prefix": f"{text}\n\n"}
+            if setting.lens.chat.takes_system:
                 forms["system"] = {"system": text}
-            for form, said in forms.items():
-                told = evaluate(self.lens, self.test.domain(domain), method=self.method, **said)
-                frames.append(answered(role, before.domain(domain), told).assign(form=form))
+            unsteered = before if domain is None else before.domain(domain)
+            for form, put in forms.items():
+                options: Any = {**setting.options, **put}
+                prompted = tasks.evaluate(setting.lens, part.task, (), setting.method, **options)
+                table = answer_table(role, unsteered, prompted, setting.measure)
+                frames.append(table.assign(form=form))
         return frames
+
+    def _scored(
+        self, name: str, prepared: Prepared, cells: Sequence[Cell]
+    ) -> tuple[Any, list[pd.DataFrame]]:
+        """The scores of the unsteered model, and the answers in every cell."""
+        store = self.setting.store(f"{name}-{self.number}")
+        before, after = score_cells(self.setting.lens, prepared, cells, store=store)
+        measure = self.setting.measure
+        return before, [answer_table(cell.name, before, after[cell], measure) for cell in cells]
+
+    def _by_domain(self, names: Sequence[str]) -> dict[str | None, list[str]]:
+        """Names by their domain."""
+        by_domain: dict[str | None, list[str]] = {}
+        for name in names:
+            by_domain.setdefault(self.setting.places[name], []).append(name)
+        return by_domain
+
+    def _some(self, domain: str, most: int) -> list[int]:
+        """Items of a domain, drawn from all of it."""
+        items = [n for n, item in enumerate(self.test.task) if item.domain == domain]
+        rng = random.Random(f"{self.setting.seed} {domain}")
+        return rng.sample(items, min(most, len(items)))
+
+
+def on_text(steering: Steering) -> Steering:
+    """A steering as it acts on a text: generated tokens are all of its tokens."""
+
+    def everywhere(step: Step) -> Step:
+        if step.tokens in ("generated", "last"):
+            return dataclasses.replace(step, tokens="all")
+        return step
+
+    return steering.with_directions(everywhere)
+
+
+def _instead(vectors: Directions, null: str, cell: Cell) -> Cell:
+    """A cell with a null in place of its direction that is as strong."""
+
+    def change(step: Step) -> Step:
+        direction = vectors.direction(null, step.direction.layer, step.direction.position)
+        alpha = step.alpha
+        if step.kind == "add" and step.unit == "raw":
+            alpha = matched_strength(direction, step.direction, alpha)
+        return dataclasses.replace(step, direction=direction, alpha=alpha)
+
+    steering = cell.steering.with_directions(change)
+    return dataclasses.replace(cell, steering=steering, name=null, alpha=steering.steps[0].alpha)
+
+
+def _of_name(vectors: Directions, nulls: Sequence[str], name: str) -> list[str]:
+    """The nulls that imitate a name; all where none does."""
+    imitating = [null for null in nulls if vectors.nulls[null].imitates == name]
+    return imitating or list(nulls)
+
+
+def _domain(prepared: Prepared, domain: str | None) -> Prepared:
+    """The items of a domain."""
+    if domain is None:
+        return prepared
+    return prepared.take([n for n, item in enumerate(prepared.task) if item.domain == domain])
+
+
+def _slug(domain: str | None) -> str:
+    """A domain in the name of a file, which it does not leave."""
+    if domain is None:
+        return ""
+    return "".join(letter if letter.isalnum() else "_" for letter in domain) + "-"

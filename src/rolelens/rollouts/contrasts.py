@@ -11,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens import forward, stats
-from rolelens.activations import known_layers
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Pooled
 from rolelens.lens import Lens
-from rolelens.rollouts.problems import Problems, final_number
-from rolelens.rollouts.sampling import Rollouts
-from rolelens.vectors import RoleVectors, Source, check_sources
+from rolelens.residuals import known_layers
+from rolelens.tasks import Answers, Problems, final_number
+from rolelens.vectors import Directions, Source, check_sources
 from rolelens.vectors.estimators import Estimator, GroupedMean, Labelled
 
 AGAIN = "{prompt}\n\nRead the question again: {prompt}"
@@ -42,7 +41,7 @@ class Contrast:
     what: str
     counts: Mapping[str, int]
 
-    def directions(self, estimator: Estimator, name: str = "correct") -> RoleVectors:
+    def directions(self, estimator: Estimator, name: str = "correct") -> Directions:
         """The direction of every layer by some estimator.
 
         Args:
@@ -51,25 +50,26 @@ class Contrast:
         """
         found = [estimator.fit(own) for own in self.labelled.values()]
         norms = [own.negative.double().norm(dim=-1).mean() for own in self.labelled.values()]
-        return RoleVectors(
+        return Directions(
             directions=torch.stack(found).float()[None, :, None],
-            roles=(name,),
+            names=(name,),
             layers=tuple(self.labelled),
-            positions=(-1,),
+            positions=(None,),
             resid_norm=torch.stack(norms).float()[:, None],
             source=self.source,
             site=self.site,
             contrast=f"{self.what}, {type(estimator).__name__}",
+            kind="answer",
         )
 
-    def reads(self, vectors: RoleVectors) -> pd.DataFrame:
+    def reads(self, vectors: Directions) -> pd.DataFrame:
         """How well directions tell the two kinds of answers to a question apart.
 
         Of other questions than those that the directions were made of it says whether they stand
         for more than these.
 
         Args:
-            vectors: the directions, by their last position.
+            vectors: the directions, by their last position, where they have any.
 
         Returns:
             A row a direction and layer: ``auroc`` within a question (0.5 is chance), its mean over
@@ -85,16 +85,16 @@ class Contrast:
                 f"{self.site!r}; contrast the answers at the same site."
             )
         rows = []
-        for role in vectors.roles:
+        for role in vectors.names:
             for layer in vectors.layers:
                 if layer not in self.labelled:
                     raise unknown("layer", layer, self.labelled)
-                d = vectors.direction(role, layer, vectors.positions[-1])
+                d = vectors.direction(role, layer)
                 shares = self.labelled[layer].ordered(d.vector)
                 found = stats.paired((shares - 0.5).numpy())
                 rows.append(
                     {
-                        "role": role,
+                        "name": role,
                         "layer": layer,
                         "auroc": 0.5 + found.value,
                         "low": 0.5 + found.low,
@@ -106,9 +106,9 @@ class Contrast:
         return pd.DataFrame(rows)
 
 
-def contrast(
+def contrast_answers(
     lens: Lens,
-    rollouts: Rollouts,
+    rollouts: Answers,
     *,
     layers: Sequence[int] | None = None,
     site: str = "resid_pre",
@@ -143,11 +143,11 @@ def contrast(
     weights: dict[int, float] = {}
     kinds = dict.fromkeys(("mixed", "all right", "all wrong"), 0)
     empty = 0
-    for k, problem in enumerate(rollouts.problems):
-        prompt = rollouts.problems.prompt(problem)
-        said = [(n, text) for n, text in enumerate(rollouts.texts[k]) if text.strip()]
-        right = {bool(rollouts.correct[k, n]) for n, _ in said}
-        empty += len(rollouts.texts[k]) - len(said)
+    for k, problem in enumerate(rollouts.items):
+        prompt = rollouts.task.prompt(problem)
+        texts = [(n, text) for n, text in enumerate(rollouts.texts[k]) if text.strip()]
+        right = {bool(rollouts.correct[k, n]) for n, _ in texts}
+        empty += len(rollouts.texts[k]) - len(texts)
         kinds["mixed" if len(right) == 2 else "all right" if True in right else "all wrong"] += 1
         inserted = bool(gold and problem.solution and right == {False})
         if len(right) < 2 and not inserted:
@@ -157,7 +157,7 @@ def contrast(
             prompts[0].append(AGAIN.replace("{prompt}", prompt))
             answers[0].append(problem.solution)
             groups[0].append(k)
-        for n, text in said:
+        for n, text in texts:
             side = 0 if rollouts.correct[k, n] else 1
             prompts[side].append(prompt)
             answers[side].append(text)
@@ -165,7 +165,7 @@ def contrast(
     counts = {**kinds, "gold answers": len(weights) - kinds["mixed"], "empty answers": empty}
     if not weights:
         raise InputError(
-            f"none of {len(rollouts.problems)} problems was answered both rightly and wrongly ("
+            f"none of {len(rollouts.items)} problems was answered both rightly and wrongly ("
             f"{counts['all right']} all right, {counts['all wrong']} all wrong); take easier or "
             "harder problems, or more rollouts of each."
         )
@@ -204,8 +204,8 @@ def contrast_pairs(
         positive: an answer to each.
         negative: another answer to each.
         layers: all of them by default.
-        site: as for :func:`contrast`.
-        pooled: as for :func:`contrast`.
+        site: as for :func:`contrast_answers`.
+        pooled: as for :func:`contrast_answers`.
         system: a system prompt.
     """
     if not len(prompts) == len(positive) == len(negative):
@@ -257,7 +257,7 @@ def ab_choices(problems: Problems, seed: int = 0) -> tuple[list[str], list[str],
     return prompts, right, wrong
 
 
-def roast(lens: Lens, rollouts: Rollouts, **options: Any) -> RoleVectors:
+def roast(lens: Lens, rollouts: Answers, **options: Any) -> Directions:
     """The direction of ROAST (2602.14143): grouped mean of right minus wrong rollouts.
 
     Every question's difference counts the same, whatever its norm. The paper then scales its
@@ -266,9 +266,9 @@ def roast(lens: Lens, rollouts: Rollouts, **options: Any) -> RoleVectors:
     Args:
         lens: the model that answered.
         rollouts: from :func:`roll_out`.
-        options: as for :func:`contrast`.
+        options: as for :func:`contrast_answers`.
     """
-    return contrast(lens, rollouts, **options).directions(GroupedMean(), "roast")
+    return contrast_answers(lens, rollouts, **options).directions(GroupedMean(), "roast")
 
 
 def _read(
@@ -286,7 +286,7 @@ def _read(
     if site not in forward.SITES:
         raise unknown("site", site, forward.SITES)
     chosen = known_layers(lens, layers)
-    tokens = lens.tokenize(prompts, answers, system=system)
+    tokens = lens.encode(prompts, answers, system=system)
     parts: dict[int, Tensor] = {}
     for rows, x in forward.answer_states(lens.model, tokens, chosen, site, pooled):
         for n, row in enumerate(rows.tolist()):
