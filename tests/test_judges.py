@@ -9,13 +9,13 @@ import rolelens as rl
 import tiny
 from chat_server import chat, serving
 from rolelens.endpoints import connect
-from rolelens.patchscope import (
-    Asked,
+from rolelens.patchscoping import (
     Embedding,
+    EndpointYesNo,
     Judge,
     Overlap,
     YesNo,
-    judged,
+    blind_scores,
     vocabulary,
 )
 
@@ -94,7 +94,7 @@ def test_the_loaded_model_judges_by_yes_and_no(llama: rl.Lens) -> None:
 
 
 def test_an_endpoint_judges_and_is_asked_each_once() -> None:
-    said = {"contract": "Yes.", "Soup": "No, it is not", "braces": "Perhaps", "empty": "  "}
+    said = {"contract": "Yes.", "Soup": "No, it is not", "braces": "Nowhere", "empty": "  "}
 
     def reply(request):
         text = request.body["messages"][0]["content"]
@@ -102,7 +102,7 @@ def test_an_endpoint_judges_and_is_asked_each_once() -> None:
         return chat(next((answer for word, answer in said.items() if word in text), "NO"))
 
     with serving(reply) as server:
-        judge = Asked(connect("local-model", server.url, retries=0))
+        judge = EndpointYesNo(connect("local-model", server.url, retries=0))
         texts = [*TEXTS, TEXTS[0], "empty"]
         scores = judge.score(texts, ["lawyer"] * 6)
         assert len(server.requests) == 5
@@ -124,11 +124,18 @@ def test_a_judge_is_blind_and_sees_another_order() -> None:
     judge = Watching()
     texts = [str(n) for n in range(50)]
     roles = [random.Random(0).choice("ab") for _ in texts]
-    assert judged(judge, texts, roles, seed=1) == [float(n) for n in range(50)]
+    assert blind_scores(judge, texts, roles, seed=1) == [float(n) for n in range(50)]
     assert sorted(judge.seen) == sorted(zip(texts, roles, strict=True))
     assert judge.seen != list(zip(texts, roles, strict=True))
+    for score in ("yes", None, math.inf, -math.inf):
+        judge.score = lambda texts, roles, score=score: [score] * len(texts)
+        with pytest.raises(rl.InputError, match=f"watching gave the score {score!r}"):
+            blind_scores(judge, texts, roles)
+    judge.score = lambda texts, roles: [1.0]
+    with pytest.raises(rl.InputError, match="watching gave 1 scores of 50 texts"):
+        blind_scores(judge, texts, roles)
     with pytest.raises(rl.InputError, match="50 texts and 2 roles"):
-        judged(judge, texts, ["a", "b"])
+        blind_scores(judge, texts, ["a", "b"])
 
 
 def test_a_question_has_to_name_text_and_role(llama: rl.Lens) -> None:

@@ -140,7 +140,7 @@ def test_a_hub_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("a.json", '{"x": 1}', "holds no list of prompts"),
         ("a.json", "[", "is not JSON"),
         ("a.csv", "text\nx\n", "has no column 'prompt'"),
-        ("a.csv", 'prompt\n"x\n', "a.csv, line 1 is not CSV"),
+        ("a.csv", 'prompt\n"x\n', "a.csv, line 2 is not CSV"),
         ("a.txt", "x", "JSON, JSONL or CSV is read"),
     ],
 )
@@ -176,3 +176,43 @@ def test_the_papers_own_prompts_load() -> None:
     assert len(rl.load_base(folder / "base_prompts" / "train.json")) == 1000
     assert set(roles) == set(load_roles())
     assert {r: roles[r].domain for r in roles} == {r: p.domain for r, p in load_roles().items()}
+
+
+def test_nothing_to_read_is_refused(tmp_path: Path, unchecked) -> None:
+    for name, content, sentence in (
+        ("a.json", "[]", "a.json holds no prompt; name another source"),
+        ("b.jsonl", "\n\n", "b.jsonl holds no prompt"),
+        ("c.csv", "role,prompt\n", "c.csv holds no prompt"),
+        ("d.json", '{"role": "cook", "prompts": []}', "d.json holds no prompt"),
+        ("e.csv", "role,prompt\ncook,\n", "line 2 has no text under 'prompt'"),
+        ("f.jsonl", '{"role": "cook", "prompt": "x", "refused": ""}\n{"prompt": null}', "line 2"),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        with pytest.raises(rl.InputError, match=sentence):
+            load_roles(path)
+        with pytest.raises(rl.InputError, match=sentence):
+            rl.load_base(path)
+    with pytest.raises(rl.InputError, match="prompts of 'cook' are 'Boil rice'; pass several"):
+        rl.RolePrompts("cook", None, "Boil rice")
+    with pytest.raises(rl.InputError, match="prompts of 'cook' are .*; pass several texts"):
+        rl.RolePrompts("cook", None, ())
+    with pytest.raises(rl.InputError, match="prompt 2 of 'cook' is ' '; it has to be a text"):
+        rl.RolePrompts("cook", None, ("Boil rice.", " "))
+
+
+def test_a_role_has_one_domain(tmp_path: Path) -> None:
+    path = tmp_path / "roles.csv"
+    path.write_text("role,domain,prompt\ncook,,Boil rice.\ncook,,Bake bread.\n")
+    assert load_roles(path)["cook"] == rl.RolePrompts("cook", None, ("Boil rice.", "Bake bread."))
+    path.write_text("role,domain,prompt\ncook,food,Boil rice.\ncook,law,Sue them.\n")
+    with pytest.raises(rl.InputError, match="line 3 has the domain 'law' and .*line 2 'food'"):
+        load_roles(path)
+
+
+def test_the_shipped_roles_print_as_a_line() -> None:
+    roles = rl.load_roles()
+    assert isinstance(roles, dict)
+    assert len(repr(roles)) < 300
+    assert len(repr(roles["lawyer"])) < 300
+    assert {**roles} == roles

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 import rolelens as rl
-from rolelens.patchscope import (
+from rolelens.patchscoping import (
     Answers,
     Calibration,
     Reading,
@@ -17,6 +17,7 @@ from rolelens.patchscope import (
     rates,
     verdicts,
 )
+from rolelens.vectors import Null
 
 ROLES = ("lawyer", "cook", "nurse", "poet")
 
@@ -31,7 +32,8 @@ class Named:
 
 
 def reading(name: str, text: str, layer: int = 1) -> Reading:
-    d = rl.Direction(torch.ones(4), layer=layer, position=-1, role=name)
+    null = Null(name.partition(" ~ ")[2], "gaussian") if " ~ " in name else None
+    d = rl.Direction(torch.ones(4), layer=layer, position=-1, name=name, null=null)
     return Reading(text, "", "?", d, "test")
 
 
@@ -52,7 +54,7 @@ GOOD = Calibration("named", 0.9, 0.8, 1.0, 0.5, 20)
 
 
 def test_rates_stand_beside_those_of_chance() -> None:
-    table = rates(readings(), Named(), GOOD, mismatched=3).set_index("role")
+    table = rates(readings(), Named(), GOOD, mismatched=3).set_index("name")
     assert table["rate"].to_dict() == {
         "lawyer": 0.5,
         "cook": 0.5,
@@ -68,10 +70,10 @@ def test_rates_stand_beside_those_of_chance() -> None:
     assert table.loc["lawyer", "difference"] == pytest.approx(0.5 - 1.0)
     assert table.loc["cook", "difference"] == pytest.approx(0.5 - 4 / 12)
     assert math.isnan(table.loc["nurse", "nulls"])
-    every = table.loc["all"]
-    assert every["n"] == 16
-    assert every["difference"] == pytest.approx((0.5 - 1.0 + 0.5 - 4 / 12 + 0 + 0) / 4)
-    assert every["difference_low"] <= every["difference"] <= every["difference_high"]
+    total = table.loc["all"]
+    assert total["n"] == 16
+    assert total["difference"] == pytest.approx((0.5 - 1.0 + 0.5 - 4 / 12 + 0 + 0) / 4)
+    assert total["difference_low"] <= total["difference"] <= total["difference_high"]
     assert table.loc["nurse", ["low", "high"]].tolist() == pytest.approx(
         list(rl.stats.wilson(0, 4))
     )
@@ -88,10 +90,10 @@ def test_a_judge_that_cannot_tell_gives_no_rate() -> None:
 
 def test_verdicts_ask_about_the_imitated_and_about_others() -> None:
     table = verdicts(readings(), Named(), 0.5, mismatched=1)
-    assert table["kind"].value_counts().to_dict() == {"own": 16, "mismatched": 16, "null": 2}
+    assert table["kind"].value_counts().to_dict() == {"role": 16, "mismatched": 16, "null": 2}
     mismatched = table[table["kind"] == "mismatched"]
-    assert (mismatched["role"] != mismatched["read"]).all()
-    assert set(table.loc[table["kind"] == "null", "role"]) == {"lawyer", "cook"}
+    assert (mismatched["name"] != mismatched["read"]).all()
+    assert set(table.loc[table["kind"] == "null", "name"]) == {"lawyer", "cook"}
     with pytest.raises(rl.InputError, match="only of nulls"):
         verdicts(readings()[-2:], Named(), 0.5)
 
@@ -102,6 +104,38 @@ def test_confusion_says_as_which_role_each_is_read() -> None:
     assert table.loc["poet"].to_dict() == {"lawyer": 0, "cook": 1, "nurse": 0, "poet": 0}
     assert table.loc["nurse"].tolist() == [0.25] * 4  # nothing is named, so all alike
     assert table.loc["lawyer", "lawyer"] == pytest.approx((1 + 1 + 0.25 + 0.25) / 4)
+    assert confusion(readings(), Named()).equals(table)  # nulls are no roles
+    with pytest.raises(rl.InputError, match="no readings of roles"):
+        confusion(readings()[-2:], Named())
+
+
+class Silent(Named):
+    """No verdict where a text is of these words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def score(self, texts, roles):
+        scores = super().score(texts, roles)
+        return [math.nan if t in self.words else s for t, s in zip(texts, scores, strict=True)]
+
+
+def test_readings_without_a_verdict_are_told_and_not_counted() -> None:
+    silent = Silent("x")
+    table = rates(readings(), silent, GOOD).set_index("name")
+    assert table.loc["nurse", "n"] == 0
+    assert table.loc["nurse", ["rate", "low", "high", "difference"]].isna().all()
+    assert table.loc["lawyer", ["n", "rate"]].tolist() == [2, 1.0]
+    assert table.loc["all", "rate"] == pytest.approx((1 + 1 + 0) / 3)
+    square = confusion(readings(), silent)
+    assert square.loc["nurse"].isna().all()
+    assert square.loc["lawyer", "lawyer"] == 1
+    with pytest.raises(rl.InputError, match="no role has both a verdict and something"):
+        rates(readings()[:4], silent, GOOD)
+    with pytest.raises(rl.InputError, match="gave 1 verdicts on prompted and 0 on plain"):
+        calibrate(silent, Answers(("a", "x"), ("lawyer", "cook"), ("x", "x")))
+    with pytest.raises(rl.InputError, match="2 prompted answers, 2 roles and 1 plain answers"):
+        Answers(("a", "x"), ("lawyer", "cook"), ("x",))
 
 
 def test_agreement_is_cohens_kappa() -> None:
@@ -115,6 +149,9 @@ def test_agreement_is_cohens_kappa() -> None:
     assert row["same"] == pytest.approx(np.mean(np.array(a) == np.array(b)))
     assert row["low"] < row["kappa"] < row["high"]
     assert table.loc[("a", "never"), "kappa"] == pytest.approx(0)
+    for verdicts_of in ({"a": a}, {"a": a, "b": b[:3]}, {"a": [], "b": []}):
+        with pytest.raises(rl.InputError, match="numbers of verdicts are"):
+            agreement(verdicts_of)
 
 
 def test_a_judge_is_tried_on_prompted_answers(llama: rl.Lens, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rolelens as rl
 from rolelens import embedded, endpoints, prompts
-from rolelens.patchscope import Asked, answers, calibrate, judged
+from rolelens.patchscoping import EndpointYesNo, answers, blind_scores, calibrate
 
 PERSONAS = ["A chess grandmaster who writes about endgames.", "A retired chess grandmaster."]
 
@@ -84,9 +84,9 @@ TEXTS = [
 @pytest.mark.model
 def test_a_real_server_judges_as_plain_generation_does(server: tuple[str, str]) -> None:
     url, folder = server
-    judge = Asked(endpoints.connect(folder, url))
+    judge = EndpointYesNo(endpoints.connect(folder, url))
     texts, roles = zip(*TEXTS, strict=True)
-    found = judged(judge, texts, roles)
+    found = blind_scores(judge, texts, roles)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for score, text, role in zip(found, texts, roles, strict=True):
@@ -107,7 +107,7 @@ def test_a_real_server_judges_as_plain_generation_does(server: tuple[str, str]) 
 @pytest.mark.model
 def test_a_judge_behind_a_server_is_calibrated(server: tuple[str, str]) -> None:
     url, folder = server
-    judge = Asked(endpoints.connect(folder, url))
+    judge = EndpointYesNo(endpoints.connect(folder, url))
     lens = rl.load("smollm2")
     tried = answers(lens, ["lawyer"], ["Hello.", "Who are you?"], max_new_tokens=8)
     found = calibrate(judge, tried)

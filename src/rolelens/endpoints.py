@@ -20,7 +20,7 @@ class EndpointError(InputError):
 
 
 class EmptyAnswerError(EndpointError):
-    """It answered, without a text; asked something else, it may well give one."""
+    """It answered without a text; another prompt may well give one."""
 
 
 @runtime_checkable
@@ -212,10 +212,10 @@ class _Remote(ABC):
         if status == 401:
             variable = KEYS[self.sdk.__name__]
             return f"does not accept the key (401); check the environment variable {variable}"
-        said = body.get("error", body) if isinstance(body, dict) else None
-        said = said.get("message") if isinstance(said, dict) else said
-        said = " ".join(said.split())[:200].rstrip(".") if isinstance(said, str) else ""
-        code = f"({status}: {self._without_key(said)})" if said else f"({status})"
+        error = body.get("error", body) if isinstance(body, dict) else None
+        reason = error.get("message") if isinstance(error, dict) else error
+        reason = " ".join(reason.split())[:200].rstrip(".") if isinstance(reason, str) else ""
+        code = f"({status}: {self._without_key(reason)})" if reason else f"({status})"
         if status == 403:
             return f"does not allow this {code}; check what the key may do"
         if status == 404:
@@ -271,7 +271,7 @@ class _Anthropic(_Remote):
     ) -> Any:
         options: dict[str, Any] = {} if system is None else {"system": system}
         if temperature != 1:
-            # Only this version of the API knows temperatures; 1 is the default of every version.
+            # Only this version of the API knows temperatures; 1 is the default of all versions.
             options["extra_headers"] = {"anthropic-version": "2023-06-01"}
             options["extra_body"] = {"temperature": temperature}
         return self.client.messages.create(

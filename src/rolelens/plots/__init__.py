@@ -1,15 +1,15 @@
 """Plotly figures of numbers computed elsewhere."""
 
-from rolelens.plots.estimators import magnitudes, recovery
+from rolelens.plots.curves import projections, separation, separation_map
 from rolelens.plots.readings import confusion, rates
 from rolelens.plots.scores import heatmap, transfer
-from rolelens.plots.separation import projections, separation, separation_map
 from rolelens.plots.style import styled
 from rolelens.plots.vectors import (
     agreement,
     clustering,
     cosines,
     learning_curve,
+    magnitudes,
     norms,
     pca,
     reliability,
@@ -27,7 +27,6 @@ __all__ = [
     "pca",
     "projections",
     "rates",
-    "recovery",
     "reliability",
     "separation",
     "separation_map",

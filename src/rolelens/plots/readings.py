@@ -1,24 +1,28 @@
-"""Figures of what vectors read as."""
+"""Figures of what directions read as."""
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from rolelens.plots.style import COLOURS, SEQUENTIAL, panel, styled
+from rolelens.plots.style import COLOURS, SEQUENTIAL, filled, panel, styled
 
 
 def rates(table: pd.DataFrame) -> go.Figure:
-    """How often roles are read as themselves, from :func:`rolelens.patchscope.rates`.
+    """How often roles are read as themselves, from :func:`rolelens.patchscoping.rates`.
 
     Bars are 95 % intervals; beside them the rates of nulls and of mismatched roles.
+
+    Raises:
+        InputError: an empty table.
     """
-    roles = table["role"].tolist()
+    filled(table, "rates")
+    roles = table["name"].tolist()
     figure = go.Figure()
     figure.add_trace(
         go.Scatter(
             x=table["rate"],
             y=roles,
             mode="markers",
-            name="its own directions",
+            name="directions of the role",
             marker={"size": 9, "color": COLOURS[0]},
             error_x={
                 "type": "data",
@@ -45,7 +49,7 @@ def rates(table: pd.DataFrame) -> go.Figure:
 
 
 def confusion(table: pd.DataFrame) -> go.Figure:
-    """As which role each role is read, from :func:`rolelens.patchscope.confusion`."""
+    """As which role each role is read, from :func:`rolelens.patchscoping.confusion`."""
     figure = panel(table, "share", SEQUENTIAL, (0.0, 1.0))
     figure.update_xaxes(title="read as", tickangle=-45)
     figure.update_yaxes(title="direction of", autorange="reversed")

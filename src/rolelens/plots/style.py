@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-# Okabe-Ito: told apart with every common colour vision.
+from rolelens.errors import InputError
+
+# Okabe-Ito: told apart with all common kinds of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
@@ -34,7 +37,7 @@ def line(
     *,
     along: str = "layer",
 ) -> go.Scatter:
-    """A line of one role; beyond eight, colours come back with another dash."""
+    """A line of one name; beyond eight, colours come back with another dash."""
     return go.Scatter(
         x=x,
         y=values,
@@ -67,6 +70,22 @@ def band(
     )
 
 
+def filled(table: pd.DataFrame, what: str) -> None:
+    """Refuse to draw a table without rows.
+
+    Raises:
+        InputError: it has none.
+    """
+    if table.empty:
+        raise InputError(f"the table of {what} has no rows to draw; compute it of more.")
+
+
+def largest(table: pd.DataFrame | pd.Series) -> float:
+    """The largest absolute number of a table, for an axis; 1 where there is none above 0."""
+    sizes = table.to_numpy(dtype=float, na_value=float("nan"))
+    return float(np.nanmax(np.abs(sizes), initial=0.0)) or 1.0
+
+
 def cells(frame: pd.DataFrame) -> go.Heatmap:
     """A heatmap of a table, on the colour axis of the figure."""
     return go.Heatmap(
@@ -81,7 +100,12 @@ def cells(frame: pd.DataFrame) -> go.Heatmap:
 def panel(
     frame: pd.DataFrame, label: str, scale: str, ends: tuple[float | None, float | None]
 ) -> go.Figure:
-    """A figure of one heatmap."""
+    """A figure of one heatmap.
+
+    Raises:
+        InputError: an empty table.
+    """
+    filled(frame, label)
     figure = go.Figure(cells(frame))
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category")

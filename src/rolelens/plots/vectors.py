@@ -1,4 +1,4 @@
-"""Figures of how role vectors lie to each other."""
+"""Figures of how directions lie to each other."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -6,61 +6,71 @@ from typing import TypeAlias
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
-from rolelens.errors import unknown
-from rolelens.plots.style import COLOURS, DIVERGING, band, line, panel, styled
-from rolelens.vectors import RoleVectors
+from rolelens.errors import InputError, unknown
+from rolelens.plots.style import COLOURS, DIVERGING, band, filled, line, panel, styled
+from rolelens.vectors import Directions
+from rolelens.vectors.direction import position_text
 from rolelens.vectors.geometry import PCA
 
 Box: TypeAlias = tuple[float, float, float, float]
 LABEL, PLANE = 11, 520
-"""Size of the labels of a plane of roles, and how wide and high it is about, in pixels."""
+"""Size of the labels of a plane of names, and how wide and high it is about, in pixels."""
 
 
-def cosines(vectors: RoleVectors, layer: int, position: int = -1) -> go.Figure:
-    """Cosine similarity of every two roles in one cell."""
-    found = vectors.cosines(layer, position)
-    frame = pd.DataFrame(found.numpy(), index=vectors.roles, columns=vectors.roles)
+def cosines(vectors: Directions, layer: int, position: int | None = None) -> go.Figure:
+    """Cosine similarity of every two names in one cell; the last position by default."""
+    similarity = vectors.cosines(layer, position)
+    frame = pd.DataFrame(similarity.numpy(), index=vectors.names, columns=vectors.names)
     figure = panel(frame, "cosine", DIVERGING, (-1.0, 1.0))
     figure.update_xaxes(tickangle=-45)
     figure.update_yaxes(autorange="reversed")
-    title = f"Cosine between role vectors at layer {layer}, position {position}"
-    return styled(figure, title, height=max(420, 260 + 22 * len(vectors.roles)))
+    where = position_text(vectors.positions[vectors.column(position)])
+    title = f"Cosine between the directions of layer {layer}, position {where}"
+    return styled(figure, title, height=max(420, 260 + 22 * len(vectors.names)))
 
 
-def norms(vectors: RoleVectors, position: int = -1) -> go.Figure:
-    """Norm of every role's direction as a share of the norm of the residual stream, by layer."""
-    if position not in vectors.positions:
-        raise unknown("position", position, vectors.positions)
-    shares = vectors.relative_norms()[:, :, vectors.positions.index(position)]
+def norms(vectors: Directions, position: int | None = None) -> go.Figure:
+    """Norm of each name's direction as a share of the norm of the residual stream, by layer."""
+    column = vectors.column(position)
+    shares = vectors.relative_norms()[:, :, column]
     figure = go.Figure()
-    for n, role in enumerate(vectors.roles):
-        figure.add_trace(line(role, list(vectors.layers), shares[n].tolist(), n, "share"))
+    for n, name in enumerate(vectors.names):
+        figure.add_trace(line(name, list(vectors.layers), shares[n].tolist(), n, "share"))
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="‖d‖ / mean ‖x‖", rangemode="tozero")
-    title = f"Norm of the role vectors against the residual stream, position {position}"
-    return styled(figure, title, height=max(420, 160 + 20 * len(vectors.roles)))
+    where = position_text(vectors.positions[column])
+    title = f"Norm of the directions against the residual stream, position {where}"
+    return styled(figure, title, height=max(420, 160 + 20 * len(vectors.names)))
 
 
-def pca(found: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
-    """Roles on two principal components, from :func:`rolelens.vectors.geometry.pca`.
+def pca(result: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
+    """Directions on two principal components, from :func:`rolelens.vectors.geometry.pca`.
 
     Args:
-        found: the components.
-        domains: the domain of each role, which colours it.
+        result: the components.
+        domains: the domain of each name, which colours it.
+
+    Raises:
+        InputError: a name has no domain.
     """
-    figure, table = go.Figure(), found.table.assign(where=_places(found.table))
-    groups = table["role"].map(dict(domains)) if domains else pd.Series("", table.index)
-    for n, (domain, own) in enumerate(table.groupby(groups, sort=False)):
+    for name in result.names if domains else ():
+        if domains and name not in domains:
+            raise InputError(f"{name!r} has no domain; pass one for it, or no domains at all.")
+    figure, table = go.Figure(), result.table()
+    table = table.assign(where=_label_places(table))
+    groups = table["name"].map(dict(domains)) if domains else pd.Series("", table.index)
+    for n, (domain, rows) in enumerate(table.groupby(groups, sort=False)):
         figure.add_trace(
             go.Scatter(
-                x=own["x"],
-                y=own["y"],
-                text=own["role"],
+                x=rows["x"],
+                y=rows["y"],
+                text=rows["name"],
                 name=str(domain),
                 mode="markers+text",
-                textposition=own["where"],
+                textposition=rows["where"],
                 textfont={"size": LABEL},
                 marker={"size": 9, "color": COLOURS[n % len(COLOURS)]},
                 cliponaxis=False,
@@ -68,29 +78,29 @@ def pca(found: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
             )
         )
     for axis, share, update in (
-        ("first", found.explained[0], figure.update_xaxes),
-        ("second", found.explained[1], figure.update_yaxes),
+        ("first", result.explained[0], figure.update_xaxes),
+        ("second", result.explained[1], figure.update_yaxes),
     ):
         update(title=f"{axis} component ({share:.0%} of the variance)")
-    return styled(figure, "Role vectors on their principal components", height=PLANE + 140)
+    return styled(figure, "Directions on their principal components", height=PLANE + 140)
 
 
-def _places(table: pd.DataFrame) -> list[str]:
-    """Where each role's label stands, so that it covers as little as possible of what is there."""
+def _label_places(table: pd.DataFrame) -> list[str]:
+    """Where each name's label stands, so that it covers as little as possible of what is there."""
     ends = [(table[axis].min(), table[axis].max()) for axis in "xy"]
     scales = [PLANE / ((high - low) or 1.0) for low, high in ends]
     points = [(x * scales[0], y * scales[1]) for x, y in zip(table["x"], table["y"], strict=True)]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     chosen = []
-    for (x, y), role in zip(points, table["role"], strict=True):
-        width, height = 0.6 * LABEL * len(role), 1.4 * LABEL
+    for (x, y), label in zip(points, table["name"], strict=True):
+        width, height = 0.6 * LABEL * len(label), 1.4 * LABEL
         boxes = {
             "top center": (x - width / 2, y + 5, x + width / 2, y + 5 + height),
             "bottom center": (x - width / 2, y - 5 - height, x + width / 2, y - 5),
             "middle right": (x + 6, y - height / 2, x + 6 + width, y + height / 2),
             "middle left": (x - 6 - width, y - height / 2, x - 6, y + height / 2),
         }
-        best = min(boxes, key=lambda name: sum(_overlap(boxes[name], other) for other in taken))
+        best = min(boxes, key=lambda place: sum(_overlap(boxes[place], box) for box in taken))
         chosen.append(best)
         taken.append(boxes[best])
     return chosen
@@ -105,13 +115,14 @@ def _overlap(one: Box, other: Box) -> float:
 
 def clustering(table: pd.DataFrame) -> go.Figure:
     """Cosine within and between domains, from :func:`rolelens.vectors.geometry.clustering`."""
+    filled(table, "clustering")
     figure = go.Figure()
     for n, name in enumerate(("within", "between")):
         layers, values = table["layer"].tolist(), table[name].tolist()
         figure.add_trace(line(f"{name} domains", layers, values, n, "cosine"))
     figure.update_xaxes(title="layer")
-    figure.update_yaxes(title="mean cosine of two roles")
-    return styled(figure, "Roles of one domain and of different domains")
+    figure.update_yaxes(title="mean cosine of two names")
+    return styled(figure, "Directions of one domain and of different domains")
 
 
 def reliability(table: pd.DataFrame, value: str = "cosine") -> go.Figure:
@@ -119,19 +130,24 @@ def reliability(table: pd.DataFrame, value: str = "cosine") -> go.Figure:
 
     Args:
         table: the cosines.
-        value: ``cosine``, or ``own`` for what the roles do not share.
+        value: ``cosine``, or ``without_shared`` for what the names do not share.
+
+    Raises:
+        InputError: an empty table, or it has no such column.
     """
+    filled(table, "reliability")
     if value not in table:
         raise unknown("column", value, table.columns)
     figure = go.Figure()
-    for n, (role, own) in enumerate(table.groupby("role", sort=False)):
-        layers, values = own["layer"].tolist(), own[value].tolist()
-        figure.add_trace(line(str(role), layers, values, n, "cosine"))
+    for n, (name, rows) in enumerate(table.groupby("name", sort=False)):
+        layers, values = rows["layer"].tolist(), rows[value].tolist()
+        figure.add_trace(line(str(name), layers, values, n, "cosine"))
     figure.update_xaxes(title="layer")
     lowest = min(0.0, float(table[value].min()))
     figure.update_yaxes(title="cosine of two halves", range=[lowest - 0.05, 1.05])
-    what = "without what the roles share" if value == "own" else "of the prompts' halves"
-    height = max(420, 160 + 20 * table["role"].nunique())
+    without = value == "without_shared"
+    what = "without what the names share" if without else "of the prompts' halves"
+    height = max(420, 160 + 20 * table["name"].nunique())
     return styled(figure, f"Split-half reliability, {what}", height=height)
 
 
@@ -139,16 +155,19 @@ def agreement(
     cosines: Float[Tensor, "layer layer"], layers: tuple[int, ...] | None = None
 ) -> go.Figure:
     """Cosine between layers, from :func:`rolelens.vectors.geometry.agreement`."""
-    names = list(layers or range(len(cosines)))
-    frame = pd.DataFrame(cosines.numpy(), index=names, columns=names)
+    labels = list(layers or range(len(cosines)))
+    if len(labels) != len(cosines):
+        raise InputError(f"{len(labels)} layers do not fit cosines of {len(cosines)}; name each.")
+    frame = pd.DataFrame(cosines.numpy(), index=labels, columns=labels)
     figure = panel(frame, "cosine", DIVERGING, (-1.0, 1.0))
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="layer", autorange="reversed")
-    return styled(figure, "Cosine of a role's directions at two layers (mean of roles)", height=620)
+    return styled(figure, "Cosine of a name's directions at two layers (mean of names)", height=620)
 
 
 def learning_curve(table: pd.DataFrame) -> go.Figure:
     """Cosine by the number of prompts, from :func:`rolelens.vectors.geometry.learning_curve`."""
+    filled(table, "learning curve")
     sizes, low, high, cosine = (
         table[name].tolist() for name in ("prompts", "low", "high", "cosine")
     )
@@ -158,3 +177,29 @@ def learning_curve(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="cosine of two directions")
     title = "How alike directions from other prompts are (band: 5 % to 95 % of draws)"
     return styled(figure, title).update_layout(showlegend=False)
+
+
+def magnitudes(table: pd.DataFrame) -> go.Figure:
+    """How large each question's difference is beside how far it points where the others do.
+
+    Args:
+        table: from :func:`rolelens.vectors.geometry.magnitudes`.
+
+    Raises:
+        InputError: an empty table.
+    """
+    filled(table, "magnitudes")
+    rho = float(spearmanr(table["magnitude"], table["consistency"]).statistic)
+    figure = go.Figure(
+        go.Scatter(
+            x=table["magnitude"],
+            y=table["consistency"],
+            mode="markers",
+            marker={"size": 8, "color": COLOURS[0], "opacity": 0.7},
+            text=[str(group) for group in table["group"]],
+            hovertemplate="question %{text}: norm %{x:.3g}, cosine %{y:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="norm of a question's difference", rangemode="tozero")
+    figure.update_yaxes(title="cosine with the other questions'")
+    return styled(figure, f"Magnitude and consistency (rank correlation {rho:.2f})")

@@ -1,14 +1,15 @@
-"""Role prompts and base prompts: the shipped sets, the user's own, and new ones."""
+"""Role prompts and base prompts: the shipped sets, those of a file, and new ones."""
 
-from rolelens.prompts.generate import Generated, generate
+from rolelens.prompts.generation import Generated, generate
 from rolelens.prompts.personas import load_personas, matching
 from rolelens.prompts.rules import TASKS, check, clean
-from rolelens.prompts.sets import RolePrompts, digest, load_base, load_roles
+from rolelens.prompts.sets import RolePrompts, Roles, digest, load_base, load_roles
 
 __all__ = [
     "TASKS",
     "Generated",
     "RolePrompts",
+    "Roles",
     "check",
     "clean",
     "digest",

@@ -1,4 +1,4 @@
-"""Personas: one sentence about somebody, from whom role prompts are asked for."""
+"""Personas: one sentence about somebody, whose prompts a language model then writes."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -26,20 +26,20 @@ def load_personas(source: str | Path | None = None, *, limit: int | None = None)
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it has to be 1 or more.")
-    found: Iterator[str]
+    read: Iterator[str]
     if source is None:
         otherwise = "check the network, or pass a file"
-        found = (
+        read = (
             str(row["persona"])
             for row in from_hub(
                 f"PersonaHub ({HUB})", HUB, "persona", "train", otherwise, streaming=True
             )
         )
     elif Path(source).suffix == ".txt" and Path(source).is_file():
-        found = (line.strip() for line in text(Path(source)).split("\n") if line.strip())
+        read = (line.strip() for line in text(Path(source)).split("\n") if line.strip())
     else:
-        found = (row["persona"] for row in rows(source, "persona"))
-    personas = list(islice(found, limit))
+        read = (row["persona"] for row in rows(source, "persona"))
+    personas = list(islice(read, limit))
     if not personas:
         raise InputError(f"{source or HUB} holds no persona; name another file.")
     return personas

@@ -82,8 +82,8 @@ def clean(text: str) -> str:
     while text != before:
         before = text
         for pattern in _WRAPPED:
-            if found := pattern.fullmatch(text):
-                parts = found.groupdict()
+            if match := pattern.fullmatch(text):
+                parts = match.groupdict()
                 parts.pop("mark", None)
                 text = "".join(part for part in parts.values() if part).strip()
     return text

@@ -1,4 +1,4 @@
-"""Readers that let the model say nothing: what a direction writes, and where it is found."""
+"""Readers that generate no text: the tokens a direction writes, the prompts it points to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 
 from rolelens import forward
-from rolelens.activations import activations
 from rolelens.errors import InputError
 from rolelens.lens import Lens
-from rolelens.patchscope.readers import Reading, checked
+from rolelens.patchscoping.readers import Reading, checked
+from rolelens.residuals import activations
 from rolelens.vectors import Direction
 
 
@@ -30,21 +30,33 @@ class LogitLens:
 
         Returns:
             A row for each direction, end (``top``, ``bottom``) and rank: ``token``, ``logit``.
+
+        Raises:
+            InputError: no directions, those of another model, a zero direction, which writes no
+                token more than others, or more tokens than the vocabulary has.
         """
         several = checked(lens, directions)
-        if self.n < 1:
-            raise InputError(f"n is {self.n}; it has to be at least 1 token.")
+        for direction in several:
+            if direction.norm == 0:
+                raise InputError(
+                    f"the direction of {direction.name!r} at layer {direction.layer} is zero and "
+                    "writes no token; take a higher layer."
+                )
         x = torch.stack([direction.vector for direction in several])
         logits = forward.unembed(lens.model, x.to(lens.model.cfg.device, lens.dtype)).cpu()
+        if not 1 <= self.n <= logits.shape[-1]:
+            raise InputError(
+                f"n is {self.n}; it has to be from 1 to {logits.shape[-1]}, the tokens there are."
+            )
         rows = []
         ends: tuple[tuple[Literal["top", "bottom"], bool], ...] = (("top", True), ("bottom", False))
-        for d, own in zip(several, logits, strict=True):
+        for d, logits_of_one in zip(several, logits, strict=True):
             for end, largest in ends:
-                values, tokens = own.topk(self.n, largest=largest)
+                values, tokens = logits_of_one.topk(self.n, largest=largest)
                 for rank in range(self.n):
                     rows.append(
                         {
-                            "role": d.role,
+                            "name": d.name,
                             "layer": d.layer,
                             "position": d.position,
                             "end": end,
@@ -70,8 +82,10 @@ class LogitLens:
 class NearestPrompts:
     """The prompts whose residual stream projects highest onto a direction.
 
+    The projection is taken at the direction's position; at the last one where it has none.
+
     Attributes:
-        prompts: where it is looked for; prompts that the direction was not made from.
+        prompts: which prompts are searched; such that the direction was not made from.
         n: how many are named.
     """
 
@@ -84,13 +98,14 @@ class NearestPrompts:
         if not 1 <= self.n <= len(self.prompts):
             raise InputError(f"n is {self.n}; there are {len(self.prompts)} prompts to name.")
         layers = sorted({d.layer for d in several})
-        positions = sorted({d.position or -1 for d in several})
+        places = [-1 if d.position is None else d.position for d in several]
+        positions = sorted(set(places))
         x = activations(lens, self.prompts, layers, positions)
-        found = []
-        for d in several:
-            own = x[:, layers.index(d.layer), positions.index(d.position or -1)]
-            order = (own @ d.unit).argsort(descending=True).tolist()
+        readings = []
+        for d, place in zip(several, places, strict=True):
+            streams = x[:, layers.index(d.layer), positions.index(place)]
+            order = (streams @ d.unit).argsort(descending=True).tolist()
             near, far = order[: self.n], order[: -self.n - 1 : -1]
             texts = ["\n".join(self.prompts[k] for k in end) for end in (near, far)]
-            found.append(Reading(texts[0], texts[1], "", d, f"nearest of {len(x)} prompts"))
-        return found
+            readings.append(Reading(texts[0], texts[1], "", d, f"nearest of {len(x)} prompts"))
+        return readings

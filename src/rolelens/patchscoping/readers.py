@@ -6,7 +6,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
-from rolelens.hooks import add_rows, replace_rows
+from rolelens.hooks import Steering, add, by_row, replace
 from rolelens.lens import Lens
 from rolelens.vectors import Direction, check_sources
 
@@ -28,7 +28,7 @@ class Reading(Shown):
     Attributes:
         text: what it says with the direction.
         baseline: what it says without.
-        prompt: what it was asked.
+        prompt: the question.
         direction: what was read.
         how: the reader and its settings, in a few words.
     """
@@ -40,8 +40,8 @@ class Reading(Shown):
     how: str
 
     def card(self) -> Card:
-        """What was asked, and both answers."""
-        at = f"{self.direction.role}, layer {self.direction.layer}, {self.how}"
+        """The question and both answers."""
+        at = f"{self.direction.name}, layer {self.direction.layer}, {self.how}"
         facts = {
             "prompt": self.prompt,
             "steered": f"{self.text} ({at})",
@@ -99,7 +99,7 @@ class Addition(_Generated):
         """Read directions; see :class:`Reader`."""
         several = checked(lens, directions)
         options = self._options
-        hooks = add_rows(several, [self.alpha] * len(several))
+        hooks = by_row([add(direction, self.alpha) for direction in several])
         texts = lens.generate([self.prompt] * len(several), hooks=hooks, **options)
         (baseline,) = lens.generate([self.prompt], **options)
         how = f"alpha {self.alpha:g}"
@@ -132,9 +132,9 @@ class TokenIdentity(_Generated):
         """Read directions; see :class:`Reader`."""
         several = checked(lens, directions)
         options = self._options | {"raw": True}
-        last = len(lens.tokenize([self.prompt], raw=True).ids[0]) - 1
+        last = len(lens.encode([self.prompt], raw=True).ids[0]) - 1
         layers = _layers(lens, self.layer, several)
-        hooks = replace_rows(several, layers, tokens=[last])
+        hooks = by_row(_replacements(several, layers, [last]))
         texts = lens.generate([self.prompt] * len(several), hooks=hooks, **options)
         (baseline,) = lens.generate([self.prompt], **options)
         return [
@@ -172,7 +172,7 @@ class SelfIE(_Generated):
                 "SelfIE needs at least one placeholder and one beginning of an answer."
             )
         prompt = " ".join([PLACEHOLDER] * self.placeholders)
-        ids = lens.tokenize([prompt]).ids[0]
+        ids = lens.encode([prompt]).ids[0]
         places = [n for n, i in enumerate(ids) if lens.tokenizer.decode([i]).strip() == PLACEHOLDER]
         if len(places) != self.placeholders:
             raise InputError(
@@ -180,7 +180,7 @@ class SelfIE(_Generated):
                 "reader."
             )
         layers = _layers(lens, self.layer, several)
-        hooks = replace_rows(several, layers, tokens=places)
+        hooks = by_row(_replacements(several, layers, places))
         options = self._options
         lines, plain = [], []
         for begun in self.begun:
@@ -220,16 +220,16 @@ def patchscope(
         lens: the model.
         directions: one, or several that are read in few batches.
         reader: how; by default the paper's activation addition at "What does ♦ represent?",
-            :class:`rolelens.patchscope.Addition`.
+            :class:`rolelens.patchscoping.Addition`.
         alpha: raw strength of that addition.
 
     Raises:
         InputError: there are no directions, or they were measured on another model.
     """
-    found = (reader or Addition(alpha)).read(
+    readings = (reader or Addition(alpha)).read(
         lens, [directions] if isinstance(directions, Direction) else directions
     )
-    return found[0] if isinstance(directions, Direction) else found
+    return readings[0] if isinstance(directions, Direction) else readings
 
 
 def checked(lens: Lens, directions: Sequence[Direction]) -> list[Direction]:
@@ -246,3 +246,13 @@ def _layers(lens: Lens, layer: int | None, directions: Sequence[Direction]) -> l
     if layer is not None and not 0 <= layer < lens.n_layers:
         raise InputError(f"layer is {layer}; {lens.name} has layers 0 to {lens.n_layers - 1}.")
     return [direction.layer if layer is None else layer for direction in directions]
+
+
+def _replacements(
+    directions: Sequence[Direction], layers: Sequence[int], tokens: Sequence[int]
+) -> list[Steering]:
+    """Each direction in place of some tokens; zero directions replace nothing."""
+    return [
+        replace(d, layers=[layer], tokens=tokens) if d.norm else Steering()
+        for d, layer in zip(directions, layers, strict=True)
+    ]

@@ -6,7 +6,7 @@ import planted
 import rolelens as rl
 import tiny
 from conftest import Variant
-from rolelens.patchscope import (
+from rolelens.patchscoping import (
     IDENTITY,
     Addition,
     LogitLens,
@@ -18,7 +18,7 @@ from rolelens.patchscope import (
 
 
 @pytest.fixture
-def vectors(lens: rl.Lens) -> rl.RoleVectors:
+def vectors(lens: rl.Lens) -> rl.Directions:
     return rl.role_vectors(lens, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
 
 
@@ -28,7 +28,7 @@ def decoded(tokenizer, ids: list[int]) -> str:
 
 
 def test_a_reading_is_plain_steered_text(
-    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+    lens: rl.Lens, architecture: str, vectors: rl.Directions
 ) -> None:
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
     reader = Addition(3.0, max_new_tokens=6)
@@ -46,7 +46,7 @@ def test_a_reading_is_plain_steered_text(
 
 
 def test_token_identity_is_plain_replacement(
-    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+    lens: rl.Lens, architecture: str, vectors: rl.Directions
 ) -> None:
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
     several = [vectors.at(1), vectors.at(3), vectors.at(2, -3)]
@@ -65,7 +65,7 @@ def test_token_identity_is_plain_replacement(
 
 
 def test_selfie_replaces_the_placeholders(
-    lens: rl.Lens, architecture: str, vectors: rl.RoleVectors
+    lens: rl.Lens, architecture: str, vectors: rl.Directions
 ) -> None:
     model, tokenizer = tiny.reference(architecture), tiny.tokenizer()
     reader = SelfIE(1, ("Sure, it", "It"), placeholders=3, max_new_tokens=5)
@@ -84,7 +84,7 @@ def test_selfie_replaces_the_placeholders(
 
 
 def test_the_logit_lens_is_the_models_own_unembedding(
-    lens: rl.Lens, variant: Variant, vectors: rl.RoleVectors
+    lens: rl.Lens, variant: Variant, vectors: rl.Directions
 ) -> None:
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     d = vectors.at(3)
@@ -147,7 +147,7 @@ def test_many_are_read_as_one_by_one(llama: rl.Lens, reader: Reader) -> None:
 
 
 @pytest.fixture(scope="module")
-def concept() -> tuple[rl.Lens, rl.RoleVectors]:
+def concept() -> tuple[rl.Lens, rl.Directions]:
     """A model with a concept written into its weights, and the vectors of the concept."""
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -195,7 +195,7 @@ def test_what_all_prompts_share_runs_once(llama: rl.Lens, monkeypatch) -> None:
         seen.append(tuple(x.shape[:2]))
 
     with llama.model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", look)]):
-        rl.patchscope(llama, [d] * 4, TokenIdentity(max_new_tokens=3))
+        rl.patchscope(llama, [d * k for k in (1.0, 2.0, 3.0, 4.0)], TokenIdentity(max_new_tokens=3))
     n = len(tiny.tokenizer()(IDENTITY).input_ids)  # and a beginning-of-sequence token
     assert seen[:4] == [(1, n), (4, 1), (4, 1), (4, 1)]
 
@@ -207,9 +207,12 @@ def test_bad_readings_are_refused(llama: rl.Lens) -> None:
         (SelfIE(begun=()), "at least one placeholder and one beginning"),
         (NearestPrompts(tiny.PROMPTS, 99), "n is 99; there are"),
         (LogitLens(0), "n is 0"),
+        (LogitLens(301), "n is 301; it has to be from 1 to 300"),
     ):
         with pytest.raises(rl.InputError, match=sentence):
             rl.patchscope(llama, [d], reader)
+    with pytest.raises(rl.InputError, match="is zero and writes no token"):
+        rl.patchscope(llama, [d - d], LogitLens())
     with pytest.raises(rl.InputError, match="no directions to read"):
         rl.patchscope(llama, [])
     with pytest.raises(rl.InputError, match="raw prompts have no answers"):

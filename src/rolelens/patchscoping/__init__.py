@@ -1,17 +1,17 @@
-"""Vectors read as text, and whether the text says more than chance."""
+"""Directions read as text, and whether the text says more than chance."""
 
-from rolelens.patchscope.inspect import LogitLens, NearestPrompts
-from rolelens.patchscope.judges import (
+from rolelens.patchscoping.inspection import LogitLens, NearestPrompts
+from rolelens.patchscoping.judges import (
     QUESTION,
-    Asked,
     Embedding,
+    EndpointYesNo,
     Judge,
     Overlap,
     YesNo,
-    judged,
+    blind_scores,
     vocabulary,
 )
-from rolelens.patchscope.rates import (
+from rolelens.patchscoping.naming import (
     Answers,
     Calibration,
     agreement,
@@ -22,7 +22,7 @@ from rolelens.patchscope.rates import (
     tally,
     verdicts,
 )
-from rolelens.patchscope.readers import (
+from rolelens.patchscoping.readers import (
     IDENTITY,
     PROMPT,
     Addition,
@@ -39,9 +39,9 @@ __all__ = [
     "QUESTION",
     "Addition",
     "Answers",
-    "Asked",
     "Calibration",
     "Embedding",
+    "EndpointYesNo",
     "Judge",
     "LogitLens",
     "NearestPrompts",
@@ -53,9 +53,9 @@ __all__ = [
     "YesNo",
     "agreement",
     "answers",
+    "blind_scores",
     "calibrate",
     "confusion",
-    "judged",
     "patchscope",
     "rates",
     "tally",

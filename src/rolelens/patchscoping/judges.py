@@ -1,4 +1,4 @@
-"""Judges: is a text that of a role? They never learn whether it was read off a role or a null."""
+"""Judges: is a text that of a role? They never see whether it was read off a role or a null."""
 
 import math
 import random
@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from numbers import Real
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,9 +26,9 @@ This is what a language model answered:
 Is the model being steered toward the {role} role? Answer with Yes or No.
 Answer:"""
 """The question of 2502.12055 to its judge, after the text that is judged."""
-T = TypeVar("T")
 STEM = 5
 """Letters of a word that count."""
+T = TypeVar("T")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -62,22 +63,22 @@ class YesNo:
 
     def score(self, texts: Sequence[str], roles: Sequence[str]) -> list[float]:
         """See :class:`Judge`."""
-        prompts = _asked(self.question, texts, roles)
+        prompts = _questions(self.question, texts, roles)
         words = [self.lens.chat.continuation(prompts[0], word)[0] for word in ("Yes", "No")]
         if words[0] == words[1]:
             raise InputError(
                 f"Yes and No begin with the same token for {self.lens.name}; use another judge."
             )
-        tokens = self.lens.tokenize(prompts)
+        tokens = self.lens.encode(prompts)
         logits = forward.next_token_logits(self.lens.model, tokens, vocab=words)
         return (logits[:, 0] - logits[:, 1]).tolist()
 
 
 @dataclass(frozen=True)
-class Asked:
+class EndpointYesNo:
     """A language model behind an endpoint, at temperature 0: 1 for Yes, 0 for No.
 
-    What begins with neither is no verdict.
+    An answer that begins with neither is no verdict.
 
     Attributes:
         endpoint: from :func:`rolelens.endpoints.connect`.
@@ -96,22 +97,24 @@ class Asked:
 
     def score(self, texts: Sequence[str], roles: Sequence[str]) -> list[float]:
         """See :class:`Judge`."""
-        prompts = _asked(self.question, texts, roles)
+        prompts = _questions(self.question, texts, roles)
         known = {prompt: self._verdict(prompt) for prompt in dict.fromkeys(prompts)}
         return [known[prompt] for prompt in prompts]
 
     def _verdict(self, prompt: str) -> float:
         try:
-            said = self.endpoint.answer(prompt, max_tokens=self.max_tokens, temperature=0.0, seed=0)
+            answer = self.endpoint.answer(
+                prompt, max_tokens=self.max_tokens, temperature=0.0, seed=0
+            )
         except EmptyAnswerError:
             return math.nan
-        words = _WORD.findall(said.lower()) or [said.strip().lower().strip(".")]
-        return {"yes": 1.0, "no": 0.0}.get(words[0], 0.0 if said.lower()[:2] == "no" else math.nan)
+        first = re.search(r"[^\W\d_]+", answer.lower())
+        return {"yes": 1.0, "no": 0.0, "not": 0.0}.get(first.group() if first else "", math.nan)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Words of a text that are a role's own, by weight, as a mean over the text's words.
+    """Words of a text that tell a role apart, by weight, as a mean over the text's words.
 
     Attributes:
         vocabulary: of each role, from :func:`vocabulary`.
@@ -126,13 +129,13 @@ class Overlap:
 
     def score(self, texts: Sequence[str], roles: Sequence[str]) -> list[float]:
         """See :class:`Judge`."""
-        found = []
+        scores = []
         for text, role in zip(texts, roles, strict=True):
-            known = _of(self.vocabulary, role).items()
-            own = {stem: weight for word, weight in known for stem in _words(word)}
+            weighted = _of(self.vocabulary, role).items()
+            weights = {stem: weight for word, weight in weighted for stem in _words(word)}
             words = _words(text)
-            found.append(sum(own.get(word, 0.0) for word in words) / max(1, len(words)))
-        return found
+            scores.append(sum(weights.get(word, 0.0) for word in words) / max(1, len(words)))
+        return scores
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class Embedding:
 
     def score(self, texts: Sequence[str], roles: Sequence[str]) -> list[float]:
         """See :class:`Judge`."""
-        known = {role: self._mean(" ".join(own)) for role, own in self.vocabulary.items()}
+        known = {role: self._mean(" ".join(words)) for role, words in self.vocabulary.items()}
         centre = torch.stack(list(known.values())).mean(dim=0)
         means = {text: self._mean(text) - centre for text in dict.fromkeys(texts)}
         return [
@@ -169,8 +172,8 @@ class Embedding:
         table = self.lens.model.embed.W_E
         if not ids:
             return torch.zeros(self.lens.d_model)
-        found: Tensor = table[torch.tensor(ids, device=table.device)].detach().float().mean(dim=0)
-        return found.cpu()
+        mean: Tensor = table[torch.tensor(ids, device=table.device)].detach().float().mean(dim=0)
+        return mean.cpu()
 
 
 def vocabulary(
@@ -187,24 +190,24 @@ def vocabulary(
         n: words of a role at most.
     """
     counts = {role: Counter(_words(" ".join(prompts))) for role, prompts in roles.items()}
-    every = sum(counts.values(), Counter(_words(" ".join(base))))
-    total = every.total()
-    found = {}
-    for role, own in counts.items():
-        rest, z = every - own, {}
-        for word, k in own.items():
-            prior, other = every[word], rest[word]
-            sizes = (own.total() + total - k - prior, rest.total() + total - other - prior)
+    prior_counts = sum(counts.values(), Counter(_words(" ".join(base))))
+    total = prior_counts.total()
+    vocabularies = {}
+    for role, role_counts in counts.items():
+        rest, z = prior_counts - role_counts, {}
+        for word, k in role_counts.items():
+            prior, other = prior_counts[word], rest[word]
+            sizes = (role_counts.total() + total - k - prior, rest.total() + total - other - prior)
             odds = math.log((k + prior) / sizes[0]) - math.log((other + prior) / sizes[1])
             z[word] = odds / math.sqrt(1 / (k + prior) + 1 / (other + prior))
         best = sorted((word for word in z if z[word] > 0), key=lambda word: (-z[word], word))[:n]
         weights = {word: z[word] for word in best}
         top = max(weights.values(), default=1.0)
-        found[role] = weights | dict.fromkeys(_words(role), top)
-    return found
+        vocabularies[role] = weights | dict.fromkeys(_words(role), top)
+    return vocabularies
 
 
-def judged(
+def blind_scores(
     judge: Judge, texts: Sequence[str], roles: Sequence[str], *, seed: int = 0
 ) -> list[float]:
     """The judge's scores of texts, put to it in random order and without what they were read off.
@@ -212,21 +215,39 @@ def judged(
     Args:
         judge: who judges.
         texts: what is judged.
-        roles: the role that is asked about, for each text.
+        roles: the role that the question is about, for each text.
         seed: of the order.
+
+    Returns:
+        A score for each text, in the order of the texts; NaN where there is no verdict.
+
+    Raises:
+        InputError: no texts, not as many roles, or the judge did not give one number for each.
     """
     if len(texts) != len(roles) or not texts:
-        raise InputError(f"{len(texts)} texts and {len(roles)} roles do not pair up.")
+        raise InputError(
+            f"{len(texts)} texts and {len(roles)} roles do not pair up; pass a role for each text."
+        )
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
-    scores = judge.score([texts[n] for n in order], [roles[n] for n in order])
-    found = [math.nan] * len(texts)
+    scores: Sequence[Any] = judge.score([texts[n] for n in order], [roles[n] for n in order])
+    if len(scores) != len(order):
+        raise InputError(
+            f"{judge.name} gave {len(scores)} scores of {len(order)} texts; it has to give one of "
+            "each."
+        )
+    in_order = [math.nan] * len(texts)
     for n, score in zip(order, scores, strict=True):
-        found[n] = score
-    return found
+        if not isinstance(score, Real) or math.isinf(score):
+            raise InputError(
+                f"{judge.name} gave the score {score!r}; it has to be a finite number, or NaN for "
+                "no verdict."
+            )
+        in_order[n] = float(score)
+    return in_order
 
 
-def _asked(question: str, texts: Sequence[str], roles: Sequence[str]) -> list[str]:
+def _questions(question: str, texts: Sequence[str], roles: Sequence[str]) -> list[str]:
     for part in ("{text}", "{role}"):
         if part not in question:
             raise InputError(f"question is {question!r}; it has to contain {part!r}.")

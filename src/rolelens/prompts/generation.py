@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rolelens.display import Card, Shown
 from rolelens.endpoints import EmptyAnswerError, Endpoint, EndpointError
 from rolelens.errors import InputError, writing
 from rolelens.progress import track
@@ -30,9 +31,9 @@ has no placeholders. Answer with the prompt and nothing else: no label, no quota
 explanation."""
 
 
-@dataclass(frozen=True)
-class Generated:
-    """New role prompts, and what came of every attempt at one.
+@dataclass(frozen=True, repr=False)
+class Generated(Shown):
+    """New role prompts, and how the attempts at them ended.
 
     Attributes:
         prompts: the accepted ones.
@@ -44,13 +45,23 @@ class Generated:
 
     @property
     def attempts(self) -> int:
-        """How many were asked for."""
+        """How often the language model was called for a prompt."""
         return len(self.prompts) + sum(self.refused.values())
 
     @property
     def acceptance(self) -> float:
         """Share of the attempts that were accepted."""
         return len(self.prompts) / self.attempts
+
+    def card(self) -> Card:
+        """Role, prompts, and what was refused."""
+        refused = ", ".join(f"{count} {reason}" for reason, count in self.refused.items())
+        facts = {
+            "role": self.prompts.role,
+            "prompts": f"{len(self.prompts)} of {self.attempts} attempts",
+            "refused": refused or "none",
+        }
+        return Card("Generated", facts, "rl.role_vectors(lens, {role: result.prompts}, base)")
 
 
 def generate(
