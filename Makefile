@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test check notebooks bench clean
+.PHONY: demo test test-fast check notebooks bench clean
 
 demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest $(PARALLEL)
+
+# Without the embedded model.
+test-fast: $(STAMP)
+	$(BIN)/pytest $(PARALLEL) -m "not model"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,7 +4,17 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 PARALLEL = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
-ORACLES = ("activations", "forward", "hooks", "hooked_transformer", "lens", "patchscope", "scoring")
+ORACLES = (
+    "evaluation",
+    "extraction",
+    "forward",
+    "hooked_transformer",
+    "hooks",
+    "lens",
+    "patchscoping",
+    "residuals",
+    "sweeps",
+)
 
 
 @nox.session

@@ -49,16 +49,15 @@ def main() -> None:
     tables = []
     for seed in range(studies):
         rng = random.Random(seed)
-        asked = [
+        questions = [
             rl.Question(**(row | {"answer": rng.randrange(4)}))
             for row in planted.questions(QUESTIONS, seed)
         ]
-        bench = rl.load_benchmark(asked)
         with progress.quiet():
-            found = evidence.study(
+            study = rl.study(
                 lens,
                 vectors,
-                bench,
+                questions,
                 ROLES,
                 seed=seed,
                 layers=[1, 2],
@@ -67,10 +66,11 @@ def main() -> None:
                 ablated=0,
                 anyway=True,
             )
-        changed = evidence.changes(found.answers).abs()
-        inside = found.answers["domain"] == found.answers["role"].map(ROLES)
-        counts = changed[inside].groupby(found.answers["role"]).sum()
-        tables.append(found.table.assign(changed=found.table["role"].map(counts)))
+        answers, effects = study.table("answers"), study.table()
+        changed = evidence.changes(answers).abs()
+        inside = answers["domain"] == answers["name"].map(ROLES)
+        counts = changed[inside].groupby(answers["name"]).sum()
+        tables.append(effects.assign(changed=effects["name"].map(counts)))
     table = pd.concat(tables, ignore_index=True)
     n = len(table)
     low, high = (int(end) for end in stats.binom.interval(0.95, n, 0.05))
@@ -83,7 +83,7 @@ def main() -> None:
     print(f"| McNemar p | {n} | {claims} | {low} to {high} | {n * exact:.1f} |")
     claims = int((table["interaction_p"] < 0.05).sum())
     print(f"| interaction p | {n} | {claims} | {low} to {high} | - |")
-    holm = sum(bool((own["p_holm"] < 0.05).any()) for own in tables)
+    holm = sum(bool((effects["p_holm"] < 0.05).any()) for effects in tables)
     low, high = (int(end) for end in stats.binom.interval(0.95, studies, 0.05))
     print(
         f"| any role of a study, Holm | {studies} studies | {holm} | {low} to {high} at most | - |"

@@ -17,9 +17,9 @@ def main() -> None:
     """Check that both give the same directions, then print the median ratios."""
     from steering_vectors import train_steering_vector
 
-    lens, every = rl.load("smollm2"), rl.load_roles()
+    lens, prompts = rl.load("smollm2"), rl.load_roles()
     base = list(rl.load_base())[:N_PROMPTS]
-    roles = {name: list(every[name])[:N_PROMPTS] for name in list(every)[:N_ROLES]}
+    roles = {name: list(prompts[name])[:N_PROMPTS] for name in list(prompts)[:N_ROLES]}
     model = AutoModelForCausalLM.from_pretrained(embedded.folder()).eval()
     # TransformerLens sets its own to put a BOS before every text, which the template has already.
     tokenizer = AutoTokenizer.from_pretrained(embedded.folder())
@@ -46,9 +46,9 @@ def main() -> None:
     for kind, size in (("as first written", 1), ("well batched", 16)):
         slow, fast = [], []
         for _ in range(REPEATS):
-            (one, expected), (two, found) = timed(lambda size=size: theirs(size)), timed(ours)
+            (one, expected), (two, directions) = timed(lambda size=size: theirs(size)), timed(ours)
             live = slice(1, None)  # entering layer 0 both are zero
-            error = (found[:, live] - expected[:, live]).norm(dim=-1)
+            error = (directions[:, live] - expected[:, live]).norm(dim=-1)
             if (error > 1e-4 * expected[:, live].norm(dim=-1)).any():
                 raise SystemExit("the two give other directions; no ratio is given.")
             slow.append(one)

@@ -12,6 +12,7 @@ import torch
 from measure import timed
 
 import rolelens as rl
+from rolelens.tasks import STEPWISE
 
 NEW, SINGLE = 64, 8
 """Tokens of an answer; so many prompts are answered one by one, which stand for all."""
@@ -20,7 +21,7 @@ NEW, SINGLE = 64, 8
 def alone(lens: rl.Lens, prompt: str, hooks: list[Any]) -> str:
     """TransformerLens' own generation of one prompt under hooks."""
     model: Any = lens.model
-    ids = torch.tensor([lens.tokenize([prompt]).ids[0]])
+    ids = torch.tensor([lens.encode([prompt]).ids[0]])
     with model.hooks(fwd_hooks=hooks):
         out = model.generate(
             ids, max_new_tokens=NEW, do_sample=False, verbose=False, return_type="tokens"
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=64)
     given = parser.parse_args()
     lens = rl.load("smollm2")
-    every = rl.load_problems(given.problems, template=rl.rollouts.STEPWISE)
-    problems = every.take(range(min(given.number, len(every))))
+    task = rl.load_task(given.problems, template=STEPWISE)
+    problems = task.take(range(min(given.number, len(task))))
     prompts = [problems.prompt(problem) for problem in problems]
     vectors = rl.role_vectors(
         lens, {"lawyer": list(rl.load_roles()["lawyer"])[:32]}, rl.load_base()[:32], layers=[12]

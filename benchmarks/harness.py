@@ -2,7 +2,7 @@
 
 ``python benchmarks/harness.py --mmlu FOLDER --paper FOLDER`` scores the paper's split with a plain
 loop over Hugging Face's model, and MMLU's own CSV files with lm-evaluation-harness (letters, and
-the options' texts). Both get the questions as files, and nothing of rolelens' prompts or scoring.
+the options' texts). Both get the questions as files, and nothing of rolelens' prompts or tasks.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import rolelens as rl
-from rolelens import embedded, scoring
+from rolelens import embedded, tasks
 
 SUBJECTS = ("us_foreign_policy", "college_mathematics")
 BATCH = 16
@@ -58,7 +58,7 @@ def plain_loop(folder: Path, letters: str) -> dict[str, list[bool]]:
         ]
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-        found = [False] * len(ids)
+        verdicts = [False] * len(ids)
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
             # On the right, so that no position moves; what is padded is never read.
@@ -68,8 +68,8 @@ def plain_loop(folder: Path, letters: str) -> dict[str, list[bool]]:
                 logits = model(padded).logits
             for row, n in enumerate(some):
                 best = int(logits[row, len(ids[n]) - 1, options].argmax())
-                found[n] = "ABCD"[best] == rows[n]["answer"].strip()
-        right[file.stem] = found
+                verdicts[n] = "ABCD"[best] == rows[n]["answer"].strip()
+        right[file.stem] = verdicts
     return right
 
 
@@ -83,7 +83,7 @@ def harness(file: Path, method: str, delimiter: str) -> list[bool]:
     with tempfile.TemporaryDirectory() as folder:
         text = TASK.format(name=name, file=file.resolve(), delimiter=delimiter) + ASKED[method]
         (Path(folder) / f"{name}.yaml").write_text(text)
-        found: dict[str, Any] = lm_eval.simple_evaluate(
+        evaluated: dict[str, Any] = lm_eval.simple_evaluate(
             model=HFLM(
                 str(embedded.folder()),
                 device="cpu",
@@ -96,7 +96,7 @@ def harness(file: Path, method: str, delimiter: str) -> list[bool]:
             apply_chat_template=True,
             bootstrap_iters=0,
         )
-    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+    samples = sorted(evaluated["samples"][name], key=lambda sample: sample["doc_id"])
     return [sample["acc"] == 1.0 for sample in samples]
 
 
@@ -117,22 +117,22 @@ def main() -> None:
     print("| questions | number | rolelens | the other loop | same verdict |\n" + "|---" * 5 + "|")
     if given.mmlu:
         for subject in SUBJECTS:
-            bench = rl.load_benchmark(given.mmlu, subjects=[subject])
+            task = rl.load_task(given.mmlu, subjects=[subject])
             file = given.mmlu / "test" / f"{subject}_test.csv"
             for method in ("letter", "cloze"):
-                prepared = scoring.prepare(lens, bench, method)
-                form = lens.tokenizer.decode(prepared.letters[:1])
+                prepared = tasks.prepare(lens, task, method)
+                form = lens.tokenizer.decode((prepared.vocab or ())[:1])
                 delimiter = " " if form.startswith(" ") else ""
-                ours = scoring.score(lens, prepared).correct.tolist()
+                ours = rl.evaluate(lens, prepared).correct.tolist()
                 theirs = harness(file, method, delimiter)
                 line(f"lm-evaluation-harness, {method}, {subject}", ours, theirs)
     if given.paper:
-        bench = rl.load_benchmark(given.paper / "mmlu_paper_split")
-        prepared = scoring.prepare(lens, bench, "letter")
-        letters = "|".join(lens.tokenizer.decode([token]) for token in prepared.letters)
-        scores = scoring.score(lens, prepared)
+        task = rl.load_task(given.paper / "mmlu_paper_split")
+        prepared = tasks.prepare(lens, task, "letter")
+        letters = "|".join(lens.tokenizer.decode([token]) for token in prepared.vocab)
+        scores = rl.evaluate(lens, prepared)
         theirs = plain_loop(given.paper / "mmlu_paper_split", letters)
-        for domain in bench.domains:
+        for domain in task.domains:
             line(
                 f"plain loop, letter, {domain}",
                 scores.domain(domain).correct.tolist(),

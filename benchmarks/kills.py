@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rolelens as rl
-from rolelens.sweep import engine
+from rolelens.sweeps import engine
 
 KILLS, WORK = 20, 12.0
 """How often, and how many seconds a run gets at most after it was loaded."""
@@ -27,7 +27,7 @@ def sweep(store: Path, log: Path) -> None:
     engine.Engine.run = run  # type: ignore[method-assign]
     lens, base = rl.load("smollm2"), rl.load_base()
     vectors = rl.role_vectors(lens, {"lawyer": rl.load_roles()["lawyer"][:16]}, base[:16])
-    questions = list(rl.load_benchmark("mini"))[:24]
+    questions = list(rl.load_task("mini"))[:24]
     log.open("a").write("\n")
     rl.sweep(lens, vectors, questions, tokens="post-instruction", store=store)
 
@@ -37,7 +37,7 @@ def tables(store: Path) -> list[Any]:
     with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
         return [
             connection.execute(f"SELECT * FROM {table}").fetchall()
-            for table in ("cells", "questions", "scores")
+            for table in ("cells", "items", "directions", "scores")
         ]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from measure import table
 
 import rolelens as rl
-from rolelens.patchscope import (
+from rolelens.patchscoping import (
     Addition,
     Embedding,
     LogitLens,
@@ -73,9 +73,12 @@ def main() -> None:
         print(f"- {calibration}")
     print(flush=True)
     directions = [
-        every[name].at(at) for every in (vectors, nulls) for name in every.roles for at in layers
+        several[name].at(at)
+        for several in (vectors, nulls)
+        for name in several.names
+        for at in layers
     ]
-    summary, said, best = [], {}, []
+    summary, given_verdicts, best = [], {}, []
     for name, reader in READERS.items():
         readings = rl.patchscope(lens, directions, reader)
         for judge in judges:
@@ -83,21 +86,21 @@ def main() -> None:
             first = name == next(iter(READERS))
             if not (first or calibration.trusted):
                 continue
-            found = verdicts(readings, judge, calibration.threshold)
+            judged = verdicts(readings, judge, calibration.threshold)
             if first:
-                said[judge.name] = found["verdict"].tolist()
+                given_verdicts[judge.name] = judged["verdict"].tolist()
             if calibration.trusted:
-                own = tally(found)
-                best.append((f"{name}, {judge.name}", own))
-                summary.append({"reader": name, "judge": judge.name, **own.iloc[-1]})
+                counts = tally(judged)
+                best.append((f"{name}, {judge.name}", counts))
+                summary.append({"reader": name, "judge": judge.name, **counts.iloc[-1]})
         print(f"({name}: read and judged)", file=sys.stderr, flush=True)
     columns = ["reader", "judge", "n", "rate", "low", "high", "nulls", "mismatched", "difference"]
     frame = pd.DataFrame(summary, columns=[*columns, "difference_low", "difference_high"])
     table(frame)
-    table(agreement(said))
-    for name, own in best[:1]:
+    table(agreement(given_verdicts))
+    for name, counts in best[:1]:
         print(f"{name}:\n")
-        table(own.iloc[:-1, : len(own.columns) - 2])
+        table(counts.iloc[:-1, : len(counts.columns) - 2])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rolelens as rl
 from rolelens import embedded
-from rolelens.patchscope import Addition, TokenIdentity
+from rolelens.patchscoping import Addition, TokenIdentity
 
 NEW, EVERY = 20, 29
 """Tokens of an answer; one direction in so many is read one by one, which stands for all."""
@@ -49,11 +49,11 @@ def main() -> None:
     given = parser.parse_args()
     lens = rl.load("smollm2")
     if given.vectors:
-        vectors = rl.RoleVectors.load(given.vectors)
+        vectors = rl.Directions.load(given.vectors)
     else:
         vectors = rl.role_vectors(lens, rl.load_roles(), rl.load_base())
     layers = [layer for layer in vectors.layers if 0 < layer <= 24]
-    directions = [vectors[role].at(layer) for role in vectors.roles for layer in layers]
+    directions = [vectors[role].at(layer) for role in vectors.names for layer in layers]
     model = AutoModelForCausalLM.from_pretrained(embedded.folder()).eval()
     tokenizer = AutoTokenizer.from_pretrained(embedded.folder())
     readers: tuple[tuple[str, Addition | TokenIdentity, float | None], ...] = (
@@ -63,7 +63,7 @@ def main() -> None:
     print("| reader | directions | one by one (s) | rolelens (s) | ratio | same text |")
     print("|---" * 6 + "|", flush=True)
     for name, reader, alpha in readers:
-        tokens = lens.tokenize([reader.prompt], raw=alpha is None)
+        tokens = lens.encode([reader.prompt], raw=alpha is None)
         seconds, readings = timed(lambda reader=reader: rl.patchscope(lens, directions, reader))
         spent, same, some = 0.0, 0, range(0, len(directions), EVERY)
         for n in some:

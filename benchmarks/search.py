@@ -14,7 +14,7 @@ import torch
 from measure import flops, timed
 
 import rolelens as rl
-from rolelens import scoring
+from rolelens import tasks
 
 N_ROLES = 10
 SUBGRID: dict[str, Any] = {"layers": [4, 8, 12, 16], "positions": [-5, -3, -1]}
@@ -24,30 +24,30 @@ COUNTED = 8
 
 
 def regret(
-    lens: rl.Lens, vectors: rl.RoleVectors, bench: Any, kinds: list[tuple[str, str, int]]
+    lens: rl.Lens, vectors: rl.Directions, task: Any, kinds: list[tuple[str, str, int]]
 ) -> None:
-    """Run a grid whole and by search; a line of the table for each way of scoring."""
+    """Run a grid whole and by search; a line of the table for each way of tasks."""
     print(
         "| tokens | method | questions | cells | run | of their questions | regret (nats) |", end=""
     )
     print(" of best - median | of a random cell's regret | rho |\n" + "|---" * 10 + "|", flush=True)
     for tokens, method, n in kinds:
-        questions = list(bench)[:n]
+        questions = list(task)[:n]
         options = {**SUBGRID, "tokens": tokens, "method": method}
         swept = rl.sweep(lens, vectors, questions, **options)
         search = rl.search(lens, vectors, questions, **options)
         lost, spread, drawn = [], [], []
-        for role, cells in swept.table().groupby("role"):
+        for role, cells in swept.table().groupby("name"):
             best = search.best(str(role))
-            key = (str(role), best.direction.layer, best.direction.position, best.alpha)
             top = cells["margin"].max()
-            lost.append(top - swept.cell(*key).margin)
+            lost.append(top - swept.cell(best.steering).margin)
             spread.append(top - cells["margin"].median())
             drawn.append(top - cells["margin"].mean())
-        run = int((search.table["questions"] > 0).sum())
-        asked = search.table["questions"].sum() / (len(search.table) * n)
+        table = search.table()
+        run = int((table["items"] > 0).sum())
+        share = table["items"].sum() / (len(table) * n)
         print(
-            f"| {tokens} | {method} | {n} | {len(swept.grid.keys)} | {run} | {asked:.0%} "
+            f"| {tokens} | {method} | {n} | {len(swept.cells)} | {run} | {share:.0%} "
             f"| {np.mean(lost):.4f} "
             f"| {np.mean(lost) / np.mean(spread):.1%} | {np.mean(lost) / np.mean(drawn):.1%} "
             f"| {search.quality['rho'].median():.2f} |",
@@ -57,8 +57,8 @@ def regret(
 
 def cost(
     lens: rl.Lens,
-    vectors: rl.RoleVectors,
-    bench: Any,
+    vectors: rl.Directions,
+    task: Any,
     domains: dict[str, list[str]],
     store: Path | None,
 ) -> None:
@@ -67,25 +67,25 @@ def cost(
     print("| FLOPs, of a loop |\n" + "|---" * 8 + "|", flush=True)
     total = np.zeros(7)
     for domain, roles in domains.items():
-        questions = bench.domain(domain)
+        questions = task.domain(domain)
         file = store and store.with_name(f"{store.stem} {domain}{store.suffix}")
         seconds, (spent, made) = timed(
-            lambda own=vectors[roles], questions=questions, file=file: flops(
-                lambda: rl.search(lens, own, questions, store=file)
+            lambda chosen=vectors[roles], questions=questions, file=file: flops(
+                lambda: rl.search(lens, chosen, questions, store=file)
             )
         )
-        prepared = scoring.prepare(lens, questions, "letter")
+        prepared = tasks.prepare(lens, questions, "letter")
         ids = sorted(prepared.tokens.ids, key=len)
         some = ids[COUNTED // 2 :: COUNTED]
         once, _ = flops(
             lambda some=some, prepared=prepared: peers.transformer_lens(
-                lens.model, some, prepared.letters, 12, torch.zeros(lens.d_model), 1
+                lens.model, some, prepared.vocab, 12, torch.zeros(lens.d_model), 1
             )
         )
-        found = made.table
-        loop = once * sum(map(len, ids)) / sum(map(len, some)) * len(found)
-        rho, run = made.quality["rho"].median(), (found["questions"] > 0).sum()
-        row = np.array([len(roles), len(questions), len(found), run, seconds / 60, spent, loop])
+        cells = made.table()
+        loop = once * sum(map(len, ids)) / sum(map(len, some)) * len(cells)
+        rho, run = made.quality["rho"].median(), (cells["items"] > 0).sum()
+        row = np.array([len(roles), len(questions), len(cells), run, seconds / 60, spent, loop])
         total += row
         print(costs(domain, row, f"{rho:.2f}"), flush=True)
     if len(domains) > 1:
@@ -118,21 +118,21 @@ def main() -> None:
     if given.paper:
         roles = rl.load_roles(given.paper / "role_prompts")
         base = rl.load_base(given.paper / "base_prompts" / "train.json")[:128]
-        bench = rl.load_benchmark(given.paper / "mmlu_paper_split")
+        task = rl.load_task(given.paper / "mmlu_paper_split")
     else:
-        roles, base, bench = rl.load_roles(), rl.load_base(), rl.load_benchmark("mini")
+        roles, base, task = rl.load_roles(), rl.load_base(), rl.load_task("mini")
     layers = range(int(0.8 * lens.n_layers))
-    own = {name: list(prompts)[:64] for name, prompts in roles.items()}
-    vectors = rl.role_vectors(lens, own, base, layers=layers)
+    first = {name: list(prompts)[:64] for name, prompts in roles.items()}
+    vectors = rl.role_vectors(lens, first, base, layers=layers)
     only = given.only.split(",")
     if kinds := [kind for kind in KINDS if kind[0] in only]:
-        regret(lens, vectors[list(roles)[:N_ROLES]], bench.domain("politics"), kinds)
+        regret(lens, vectors[list(roles)[:N_ROLES]], task.domain("politics"), kinds)
     if "cost" in only:
         domains: dict[str, list[str]] = {}
         for name, prompts in roles.items():
             domains.setdefault(str(prompts.domain), []).append(name)
-        asked = sorted(domains) if given.domains == "all" else given.domains.split(",")
-        cost(lens, vectors, bench, {name: domains[name] for name in asked}, given.store)
+        chosen = sorted(domains) if given.domains == "all" else given.domains.split(",")
+        cost(lens, vectors, task, {name: domains[name] for name in chosen}, given.store)
 
 
 if __name__ == "__main__":

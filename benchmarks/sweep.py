@@ -14,7 +14,7 @@ from measure import flops, timed
 from torch import Tensor
 
 import rolelens as rl
-from rolelens import embedded, forward, scoring
+from rolelens import embedded, forward, tasks
 from rolelens.forward import common_prefix
 
 LAYERS = tuple(range(24))
@@ -27,27 +27,27 @@ SIZE = 16
 class Row:
     """One measurement: a grid, and the loop it is compared with."""
 
-    def __init__(self, name: str, bench: Any, tokens: str, positions: list[int], **loading: Any):
-        self.name, self.bench, self.tokens, self.positions = name, bench, tokens, positions
+    def __init__(self, name: str, task: Any, tokens: str, positions: list[int], **loading: Any):
+        self.name, self.tokens, self.positions = name, tokens, positions
         self.plain = rl.load("smollm2")
         self.lens = rl.load("smollm2", **loading) if loading else self.plain
-        every, base = rl.load_roles(), rl.load_base()
+        prompts, base = rl.load_roles()["lawyer"], rl.load_base()
         self.vectors = rl.role_vectors(
-            self.plain, {"lawyer": list(every["lawyer"])[:32]}, base[:32], layers=LAYERS
+            self.plain, {"lawyer": list(prompts)[:32]}, base[:32], layers=LAYERS
         )
-        self.prepared = scoring.prepare(self.plain, bench, "letter")
+        self.prepared = tasks.prepare(self.plain, task, "letter")
         self.ids = self.prepared.tokens.ids
         self.n_post = len(self.plain.positions) if tokens == "post-instruction" else None
 
     def ours(self, layers: tuple[int, ...] = LAYERS) -> rl.Sweep:
         """The whole grid."""
         options = {"layers": layers, "positions": self.positions, "tokens": self.tokens}
-        return rl.sweep(self.lens, self.vectors, self.bench, **options)
+        return rl.sweep(self.lens, self.vectors, self.prepared.task, **options)
 
     def loop(self, layer: int, position: int, alpha: float, size: int = SIZE) -> Tensor:
         """One cell of the loop, in float32."""
         delta = alpha * self.vectors["lawyer"].at(layer, position).vector
-        letters = self.prepared.letters
+        letters = self.prepared.vocab
         model = self.plain.model
         return peers.transformer_lens(model, self.ids, letters, layer, delta, size, self.n_post)
 
@@ -60,26 +60,25 @@ class Row:
         block = sum(p.numel() for p in self.plain.model.blocks[0].parameters())
         whole = sum(map(len, self.ids)) * (cfg.n_layers * block + cfg.d_vocab * cfg.d_model)
         prefix = common_prefix(self.ids)
-        own = sum(len(ids) - prefix for ids in self.ids) + prefix
-        if self.n_post:
-            own = len(self.ids) * self.n_post
-        cells = len(LAYERS) * len(self.positions) * 2
-        left = sum(own * (cfg.n_layers - layer) * block for layer in LAYERS[1:])
         once = sum(len(ids) - prefix for ids in self.ids) + prefix  # unsteered
+        each = len(self.ids) * self.n_post if self.n_post else once
+        cells = len(LAYERS) * len(self.positions) * 2
+        left = sum(each * (cfg.n_layers - layer) * block for layer in LAYERS[1:])
         left = left * len(self.positions) * 2 + once * cfg.n_layers * block
         return whole * cells / left
 
     def flops(self) -> float:
         """Operations of the whole grid: they are linear in the layer, so two layers are counted."""
-        model, tokens, vocab = self.lens.model, self.prepared.tokens, self.prepared.letters
+        model, tokens, vocab = self.lens.model, self.prepared.tokens, self.prepared.vocab
         total, made = flops(
-            lambda: forward.cells(model, tokens, LAYERS[1:], self.tokens, vocab=vocab)
+            lambda: forward.cells(model, tokens, LAYERS[1:], [self.tokens], vocab=vocab)
         )
-        delta = torch.ones(1, self.lens.d_model)
-        low, high = (
-            flops(lambda layer=layer: made.steered(forward.Addition(delta, layer)))[0]
-            for layer in (3, 21)
-        )
+
+        def edit(layer: int) -> forward.Edit:
+            steering = rl.add(self.vectors["lawyer"].at(layer), tokens=self.tokens)
+            return forward.Edit([steering.operations])
+
+        low, high = (flops(lambda layer=layer: made.steered(edit(layer)))[0] for layer in (3, 21))
         per_layer = [high + (low - high) * (21 - layer) / 18 for layer in LAYERS[1:]]
         return total + sum(per_layer) * len(self.positions) * 2
 
@@ -91,9 +90,10 @@ class Row:
         each, worst, same = [], 0.0, 0
         for key in checked[:checks]:
             one, expected = timed(lambda key=key: self.loop(*key))
-            found = swept.logprobs("lawyer", *key)
-            worst = max(worst, float((found - expected).abs().max()))
-            same += int((found.argmax(-1) == expected.argmax(-1)).sum())
+            label = dict(zip(("layer", "position", "alpha"), key, strict=True))
+            logprobs = swept.logprobs(name="lawyer", **label)
+            worst = max(worst, float((logprobs - expected).abs().max()))
+            same += int((logprobs.argmax(-1) == expected.argmax(-1)).sum())
             each.append(one)
         if tolerance is not None and worst > tolerance:
             raise SystemExit(f"{self.name}: the two differ by {worst:.1e}; no ratio is given.")
@@ -115,7 +115,7 @@ def first_written(row: Row) -> list[str]:
     seconds, _ = timed(lambda: row.ours((12,)))
     model = AutoModelForCausalLM.from_pretrained(embedded.folder()).eval()
     delta = row.vectors["lawyer"].at(12, -1).vector
-    letters, lines = row.prepared.letters, []
+    letters, lines = row.prepared.vocab, []
     expected = row.loop(12, -1, 1.0)
     for name, run in {
         "run_with_hooks": lambda size: row.loop(12, -1, 1.0, size),
@@ -125,11 +125,11 @@ def first_written(row: Row) -> list[str]:
     }.items():
         for kind, size in (("as first written", 1), ("well batched", SIZE)):
             try:
-                one, found = timed(lambda run=run, size=size: run(size))
+                one, logprobs = timed(lambda run=run, size=size: run(size))
             except ImportError:
                 lines.append(f"| {name}, {kind} | not installed | |")
                 continue
-            if (found - expected).abs().max() > 1e-3:
+            if (logprobs - expected).abs().max() > 1e-3:
                 raise SystemExit(f"{name} gives other numbers; no ratio is given.")
             lines.append(f"| {name}, {kind} | {one:.1f} | {2 * one / seconds:.1f}x |")
     return lines
@@ -143,29 +143,29 @@ def main() -> None:
     given = parser.parse_args()
     only = given.only.split(",")
 
-    def bench(shots: int = 0) -> Any:
+    def task(shots: int = 0) -> Any:
         if given.mmlu is None:
-            return list(rl.load_benchmark("mini"))[:QUESTIONS]
-        return list(rl.load_benchmark(given.mmlu, subjects=SUBJECT, shots=shots))[:QUESTIONS]
+            return list(rl.load_task("mini"))[:QUESTIONS]
+        return list(rl.load_task(given.mmlu, subjects=SUBJECT, shots=shots))[:QUESTIONS]
 
     head = "| grid | cells | max abs. difference (nats) | same answer | loop (s) | rolelens (s) |"
     print(head + " ratio | FLOP ratio | FLOP bound |\n|---|---|---|---|---|---|---|---|---|")
     if "zero" in only:
-        print(Row("zero-shot, all tokens", bench(), "all", [-1]).measure(), flush=True)
+        print(Row("zero-shot, all tokens", task(), "all", [-1]).measure(), flush=True)
     if "bf16" in only:
-        row = Row("the same in bfloat16", bench(), "all", [-1], dtype=torch.bfloat16)
+        row = Row("the same in bfloat16", task(), "all", [-1], dtype=torch.bfloat16)
         print(row.measure(None, counted=False), flush=True)
     if "post" in only:
-        every = [-6, -5, -4, -3, -2, -1]
-        print(Row("post-instruction", bench(), "post-instruction", every).measure(), flush=True)
+        positions = [-6, -5, -4, -3, -2, -1]
+        print(Row("post-instruction", task(), "post-instruction", positions).measure(), flush=True)
     if "shots" in only and given.mmlu:
         print(
-            Row("5-shot, all tokens", bench(5), "all", [-1]).measure(checks=1, counted=False),
+            Row("5-shot, all tokens", task(5), "all", [-1]).measure(checks=1, counted=False),
             flush=True,
         )
     if "peers" in only:
         print("\n| peer, one cell at layer 12 | seconds | ratio |\n|---|---|---|")
-        print("\n".join(first_written(Row("peers", bench(), "all", [-1]))), flush=True)
+        print("\n".join(first_written(Row("peers", task(), "all", [-1]))), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,16 @@ import rolelens as rl
 
 def main(role: str = "lawyer") -> None:
     lens = rl.load("smollm2")
-    own = rl.activations(lens, rl.load_roles()[role], positions=[-1])[:, :, 0]
-    base = rl.activations(lens, rl.load_base(), positions=[-1])[:, :, 0]
-    found = rl.separation(rl.projections(own, base, role=role))
+    of_role = rl.activations(lens, rl.load_roles()[role], positions=[-1])[:, :, 0]
+    of_base = rl.activations(lens, rl.load_base(), positions=[-1])[:, :, 0]
+    curve = rl.separation(rl.projections(of_role, of_base, name=role))
     for layer, auroc, low, high in zip(
-        found.layers, found.auroc, found.low, found.high, strict=True
+        curve.layers, curve.auroc, curve.low, curve.high, strict=True
     ):
         print(
             f"layer {layer:2}  AUROC {auroc:.3f} [{low:.3f}, {high:.3f}]  {'#' * int(40 * auroc)}"
         )
-    surely = [layer for layer, low in zip(found.layers, found.low, strict=True) if low > 0.9]
+    surely = [layer for layer, low in zip(curve.layers, curve.low, strict=True) if low > 0.9]
     print(f"{role}: surely above 0.9 first at layer {surely[0]}" if surely else "never above 0.9")
 
 

@@ -9,7 +9,8 @@ def main(prompt: str = "What should I do this weekend?", role: str = "doctor", a
     lens = rl.load("smollm2")
     vectors = rl.role_vectors(lens, {role: rl.load_roles()[role]}, rl.load_base())
     direction = vectors[role].at(layer=16)
-    for label, hooks in (("unsteered", []), (f"as {role}", rl.add(direction, float(alpha)))):
+    steering = rl.add(direction, float(alpha))
+    for label, hooks in (("unsteered", rl.Steering()), (f"as {role}", steering)):
         print(f"\n{label}: ", end="")
         for piece in lens.stream(prompt, hooks=hooks, max_new_tokens=40):
             print(piece, end="", flush=True)
