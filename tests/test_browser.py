@@ -10,7 +10,11 @@ import torch
 import rolelens as rl
 import tiny
 from rolelens.report import Report
-from test_scoring import QUESTIONS
+
+QUESTIONS = [
+    rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0, "colour"),
+    rl.Question("q2", "Who sings?", ("a stone", "a bird", "a lamp"), 1, "sound"),
+]
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -25,9 +29,9 @@ def report(llama: rl.Lens, tmp_path: Path) -> Path:
     vectors = rl.role_vectors(llama, roles, base=tiny.OTHERS)
     generator = torch.Generator().manual_seed(0)
     groups = [torch.randn(12, 4, 3, 8, generator=generator) + n for n in (0.5, 0.0)]
-    projected = rl.projections(groups[0][:, :, 0], groups[1][:, :, 0], role="<i>a</i>")
+    projected = rl.projections(groups[0][:, :, 0], groups[1][:, :, 0], name="<i>a</i>")
     auroc = rl.stats.separation_map(*groups, layers=range(4), positions=[-3, -2, -1])
-    swept = rl.sweep(llama, vectors, QUESTIONS, positions=[-2, -1])
+    result = rl.sweep(llama, vectors, QUESTIONS, positions=[-2, -1])
     page = Report("What <script>alert(1)</script> does", "<b>lead</b>")
     page.texts([("prompt", "<script>alert(1)</script>")])
     for figure in (
@@ -36,7 +40,7 @@ def report(llama: rl.Lens, tmp_path: Path) -> Path:
         rl.plots.separation_map(auroc),
         rl.plots.cosines(vectors, 2),
         rl.plots.norms(vectors),
-        rl.plots.heatmap(swept),
+        rl.plots.heatmap(result),
     ):
         assert isinstance(figure, go.Figure)
         page.figure(figure)

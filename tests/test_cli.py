@@ -7,8 +7,28 @@ from typer.testing import CliRunner
 
 import rolelens as rl
 import tiny
+from rolelens import loading
 from rolelens.cli import app
-from rolelens.patchscope import Addition, LogitLens, Reader, SelfIE, TokenIdentity
+from rolelens.patchscoping import Addition, LogitLens, Reader, SelfIE, TokenIdentity
+
+GRID = ["--layers", "1,2", "--positions=-1"]
+QUESTIONS = [
+    {"question": question, "options": options, "answer": answer, "domain": domain}
+    for domain, question, options, answer in (
+        ("law", "Which is red?", ["blood", "grass", "snow"], "A"),
+        ("law", "Who sings?", ["a stone", "a lamp", "a bird"], "C"),
+        ("law", "Which is far?", ["the sea", "the door", "a hand"], "A"),
+        ("medicine", "Which is cold?", ["fire", "ice", "steam"], "B"),
+        ("medicine", "Which is sweet?", ["salt", "chalk", "honey"], "C"),
+        ("medicine", "Which is loud?", ["thunder", "fog", "moss"], "A"),
+    )
+]
+PROBLEMS = [
+    {"question": "How much is 2 + 3?", "answer": "5"},
+    {"question": "Two birds, then one more: how many?", "answer": "3"},
+]
+BASE = [*tiny.OTHERS, "Count to ten.", "Which way is north?"]
+TEXTS = [{"text": "The river finds the sea."}, {"text": "A lighthouse stands in the fog."}]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +42,48 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def lens(model: str) -> rl.Lens:
+    """The model of that folder."""
+    return rl.load(model)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(model: str, lens: rl.Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands find the model of the folder loaded already, but for another dtype or device."""
+    load = loading.load
+
+    def known(name: str, **options: object) -> rl.Lens:
+        is_plain = name == model and not any(options.values())
+        return lens if is_plain else load(name, **options)
+
+    monkeypatch.setattr(loading, "load", known)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small files: questions, problems, texts and prompts."""
+    folder = tmp_path_factory.mktemp("sources")
+    content = {
+        "questions": QUESTIONS,
+        "problems": PROBLEMS,
+        "texts": TEXTS,
+        "base": BASE,
+        "roles": [
+            {"role": role, "domain": domain, "prompt": prompt}
+            for role, domain, prompts in (
+                ("lawyer", "law", tiny.PROMPTS),
+                ("nurse", "medicine", [prompt + " Now." for prompt in tiny.PROMPTS]),
+            )
+            for prompt in prompts
+        ],
+    }
+    files = {name: folder / f"{name}.json" for name in content}
+    for name, file in files.items():
+        file.write_text(json.dumps(content[name]))
+    return {name: str(file) for name, file in files.items()}
+
+
 def run(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == code, result.output
@@ -29,29 +91,72 @@ def run(*arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def vectors(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def vectors(model: str, sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Vectors of two roles."""
     file = str(tmp_path_factory.mktemp("vectors") / "v.safetensors")
-    out = run("extract", file, "--role", "lawyer", "--role", "nurse", "--model", model)
+    prompts = ["--prompts", sources["roles"], "--base", sources["base"]]
+    out = run("extract", file, *prompts, "--model", model)
     assert "2 x 4 x 11 x 32" in out
     return file
 
 
 def test_help_names_every_command() -> None:
-    commands = "demo extract evaluate sweep search patchscope report models roles".split()
-    for command in commands:
-        assert command in run("--help")
+    commands = "demo extract contrast evaluate sweep search paper patchscope report models roles"
+    listed = run("--help")
+    for command in commands.split():
+        assert command in listed
         assert "--help" in run(command, "--help")
 
 
-def test_patchscope_prints_what_the_library_reads(model: str, vectors: str) -> None:
-    options = ["--role", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
-    text = run("patchscope", vectors, *options)
-    direction = rl.RoleVectors.load(vectors)["nurse"].at(2)
-    reading = rl.patchscope(rl.load(model), direction, Addition(max_new_tokens=5))
+def test_the_version_is_told() -> None:
+    assert run("--version") == f"rolelens {rl.__version__}\n"
+
+
+def test_extract_takes_shipped_roles_and_prompts_of_ones_own(
+    lens: rl.Lens, vectors: str, sources: dict[str, str]
+) -> None:
+    expected = rl.role_vectors(lens, rl.load_roles(sources["roles"]), BASE)
+    assert rl.Directions.load(vectors).sha == expected.sha
+    assert rl.Directions.load(vectors).names == ("lawyer", "nurse")
+
+
+def test_dtype_and_device_are_passed_on(
+    model: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "v.safetensors")
+    options = ["--base", sources["base"], "--model", model]
+    prompts = ["--prompts", sources["roles"], "--role", "nurse"]
+    run("extract", file, *prompts, *options, "--dtype", "bfloat16", "--device", "cpu")
+    assert rl.Directions.load(file).source.dtype == "bfloat16"
+    refused = run("extract", file, *prompts, *options, "--dtype", "float12", code=2)
+    assert "dtype is 'float12'; pass a torch dtype" in refused
+    refused = run("extract", file, *prompts, *options, "--device", "abacus", code=2)
+    assert "device is 'abacus'; it has to be one such as 'cpu'" in refused
+
+
+def test_contrast_writes_what_the_library_measures(
+    lens: rl.Lens, model: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    file, positive = str(tmp_path / "c.safetensors"), tmp_path / "p.json"
+    positive.write_text(json.dumps(tiny.PROMPTS))
+    command = ["contrast", file, str(positive), sources["base"], "--name", "formal"]
+    told = json.loads(run(*command, "--layers", "1,2", "--model", model, "--json"))
+    assert told == {"path": file, "names": ["formal"], "layers": [1, 2]}
+    expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", layers=[1, 2])
+    assert rl.Directions.load(file).sha == expected.sha
+    run(*command, "--raw", "--model", model)
+    expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", raw=True)
+    assert rl.Directions.load(file).sha == expected.sha
+
+
+def test_patchscope_prints_what_the_library_reads(lens: rl.Lens, model: str, vectors: str) -> None:
+    options = ["--layer", "2", "--max-new-tokens", "5", "--model", model]
+    text = run("patchscope", vectors, "--name", "nurse", *options)
+    direction = rl.Directions.load(vectors)["nurse"].at(2)
+    reading = rl.patchscope(lens, direction, Addition(max_new_tokens=5))
     assert f"steered: {reading.text}" in text
     assert f"unsteered: {reading.baseline}" in text
-    told = json.loads(run("patchscope", vectors, *options, "--json"))
+    told = json.loads(run("patchscope", vectors, "--role", "nurse", *options, "--json"))
     assert told["steered"] == reading.text
 
 
@@ -64,70 +169,107 @@ def test_patchscope_prints_what_the_library_reads(model: str, vectors: str) -> N
     ],
 )
 def test_patchscope_takes_other_readers(
-    model: str, vectors: str, name: str, reader: Reader
+    lens: rl.Lens, model: str, vectors: str, name: str, reader: Reader
 ) -> None:
-    options = ["--role", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
+    options = ["--name", "nurse", "--layer", "2", "--max-new-tokens", "5", "--model", model]
     text = run("patchscope", vectors, *options, "--reader", name)
-    reading = rl.patchscope(rl.load(model), rl.RoleVectors.load(vectors)["nurse"].at(2), reader)
+    reading = rl.patchscope(lens, rl.Directions.load(vectors)["nurse"].at(2), reader)
     assert f"steered: {reading.text}" in text
 
 
-def test_extract_takes_system_prompts_and_layers(model: str, tmp_path: Path) -> None:
+def test_extract_takes_system_prompts_and_layers(
+    model: str, sources: dict[str, str], tmp_path: Path
+) -> None:
     file = str(tmp_path / "s.safetensors")
-    out = run(
-        "extract",
-        file,
-        "--role",
-        "pirate",
-        "--system",
-        "--layers",
-        "1-2",
-        "--model",
-        model,
-        "--json",
-    )
-    assert json.loads(out) == {"path": file, "roles": ["pirate"], "layers": [1, 2]}
-    assert "You are a {role}." in rl.RoleVectors.load(file).contrast
+    options = ["--system", "--base", sources["base"], "--layers", "1-2", "--model", model]
+    out = run("extract", file, "--role", "pirate", *options, "--json")
+    assert json.loads(out) == {"path": file, "names": ["pirate"], "layers": [1, 2]}
+    assert "You are a {role}." in rl.Directions.load(file).contrast
 
 
-def test_evaluate_prints_what_the_library_scores(model: str, vectors: str) -> None:
-    bench = rl.load_benchmark("mini").domain("law")
-    lens = rl.load(model)
-    options = ["mini", "--domain", "law", "--model", model, "--json"]
+def test_evaluate_prints_what_the_library_scores(
+    lens: rl.Lens, model: str, vectors: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    task = rl.load_task(sources["questions"]).domain("law")
+    options = [sources["questions"], "--domain", "law", "--model", model, "--json"]
     plain = json.loads(run("evaluate", *options))
-    assert plain["accuracy"] == rl.evaluate(lens, bench).accuracy
+    assert plain["accuracy"] == rl.evaluate(lens, task).accuracy
     assert [row["domain"] for row in plain["domains"]] == ["law"]
-    direction = rl.RoleVectors.load(vectors)["nurse"].at(2)
-    steer = ["--vectors", vectors, "--role", "nurse", "--layer", "2", "--method", "cloze"]
-    for option, hooks in (
-        (["--alpha", "3"], rl.add(direction, 3.0)),
-        (["--ablate"], rl.ablate(direction, lens)),
+    direction = rl.Directions.load(vectors)["nurse"].at(2)
+    steer = ["--vectors", vectors, "--name", "nurse", "--layer", "2", "--method", "cloze"]
+    both = rl.add(direction, 3.0, layers=[1, 2]) + rl.ablate(direction, lens)
+    saved = ["--steering", str(both.save(tmp_path / "s.safetensors")), "--method", "cloze"]
+    for arguments, steering in (
+        ([*steer, "--alpha", "3"], rl.add(direction, 3.0)),
+        ([*steer, "--ablate"], rl.ablate(direction, lens)),
+        (saved, both),
     ):
-        told = json.loads(run("evaluate", *options, *steer, *option))
-        expected = rl.evaluate(lens, bench, hooks, method="cloze")
+        told = json.loads(run("evaluate", *options, *arguments))
+        expected = rl.evaluate(lens, task, steering, method="cloze")
         assert told["margin"] == pytest.approx(expected.margin)
+        assert told["steering"] == str(steering)
     assert "accuracy" in run("evaluate", *options[:-1])
 
 
-def test_sweep_writes_its_table(model: str, vectors: str, tmp_path: Path) -> None:
+def test_evaluate_takes_problems_and_texts(
+    lens: rl.Lens, model: str, sources: dict[str, str]
+) -> None:
+    command = ["--model", model, "--json"]
+    told = json.loads(run("evaluate", sources["problems"], "--max-new-tokens", "4", *command))
+    expected = rl.evaluate(lens, sources["problems"], max_new_tokens=4)
+    assert told["accuracy"] == expected.accuracy
+    assert told["domains"][0]["items"] == 2
+    told = json.loads(run("evaluate", sources["texts"], *command))
+    assert told["logprob"] == pytest.approx(rl.evaluate(lens, sources["texts"]).mean())
+
+
+def test_sweep_writes_its_table(
+    lens: rl.Lens, model: str, vectors: str, sources: dict[str, str], tmp_path: Path
+) -> None:
     out = tmp_path / "deep" / "cells.csv"
-    grid = ["--role", "nurse", "--layers", "1,2", "--positions", "-1", "--alphas", "1,3"]
-    text = run(
-        "sweep", vectors, "mini", "--domain", "law", *grid, "--out", str(out), "--model", model
-    )
-    assert "confirm it on other questions" in text
+    options = ["--name", "nurse", *GRID, "--alphas", "1,3", "--out", str(out), "--model", model]
+    text = run("sweep", vectors, sources["questions"], *options)
+    assert "confirm it on other items" in text
     table = pd.read_csv(out)
     assert len(table) == 4
-    bench = rl.load_benchmark("mini").domain("law")
-    swept = rl.sweep(
-        rl.load(model), rl.RoleVectors.load(vectors)["nurse"], bench, layers=[1, 2], positions=[-1]
-    )
-    assert table["margin"].tolist() == pytest.approx(swept.table()["margin"].tolist())
+    nurse, task = rl.Directions.load(vectors)["nurse"], rl.load_task(sources["questions"])
+    result = rl.sweep(lens, nurse, task, layers=[1, 2], positions=[-1])
+    assert table["margin"].tolist() == pytest.approx(result.table()["margin"].tolist())
+
+
+@pytest.mark.parametrize("change", ["add", "ablate"])
+def test_the_best_of_a_sweep_is_handed_on_as_it_was_scored(
+    lens: rl.Lens, model: str, vectors: str, sources: dict[str, str], tmp_path: Path, change: str
+) -> None:
+    file, options = str(tmp_path / "best.safetensors"), ["--model", model, "--json"]
+    grid = [*GRID, "--change", change, "--tokens", "prompt", "--save-best", file, *options]
+    task = sources["questions"]
+    told = json.loads(run("sweep", vectors, task, "--name", "nurse", "--by", "margin", *grid))
+    best = rl.Steering.load(file)
+    assert told["best"] == {"steering": str(best), "path": file}
+    assert {(step.kind, step.tokens) for step in best.steps} == {(change, "prompt")}
+    top = max(told["cells"], key=lambda cell: cell["margin"])
+    told = json.loads(run("evaluate", task, "--steering", file, *options))
+    assert told["margin"] == pytest.approx(top["margin"], abs=1e-3)
+    refused = run("sweep", vectors, task, *grid, code=2)
+    assert "--save-best writes one steering, and there are 2 names (lawyer, nurse)" in refused
+
+
+def test_a_sweep_of_problems_and_of_texts(
+    model: str, vectors: str, sources: dict[str, str]
+) -> None:
+    command = ["--name", "nurse", "--layers", "2", "--positions=-1", "--model", model, "--json"]
+    problems = run("sweep", vectors, sources["problems"], "--max-new-tokens", "4", *command)
+    assert {"accuracy", "accuracy_gain"} <= json.loads(problems)["cells"][0].keys()
+    texts = run("sweep", vectors, sources["texts"], *command)
+    assert {"logprob", "logprob_gain"} <= json.loads(texts)["cells"][0].keys()
+    refused = run("sweep", vectors, sources["texts"], *command, "--by", "margin", code=2)
+    assert "no measure 'margin'; there are: logprob." in refused
 
 
 def test_a_stored_sweep_tells_how_far_it_is(model: str, vectors: str, tmp_path: Path) -> None:
     store = str(tmp_path / "s.db")
-    grid = ["--domain", "law", "--layers", "1,2", "--positions=-1", "--role", "nurse"]
+    grid = ["--domain", "law", *GRID, "--name", "nurse"]
     command = ["sweep", vectors, "mini", *grid, "--store", store, "--model", model, "--json"]
     first = json.loads(run(*command))
     told = json.loads(run("sweep", "--status", store, "--json"))
@@ -135,36 +277,55 @@ def test_a_stored_sweep_tells_how_far_it_is(model: str, vectors: str, tmp_path: 
     assert told["cells"] == 5  # and the unsteered model
     assert "pieces 3 of 3" in run("sweep", "--status", store) or told["pieces"] > 3
     assert json.loads(run(*command)) == first
-    assert "alphas" in run("sweep", "--help")
+    assert rl.load_sweep(store).table()["margin"].tolist() == pytest.approx(
+        [cell["margin"] for cell in first["cells"]]
+    )
     refused = run(*command, "--tokens", "prompt", code=2)
-    assert 'tokens "all" -> "prompt"' in refused
+    assert "holds another run" in refused
     assert "no vectors; name a file" in run("sweep", code=2)
     assert "no file 'none.db' with a sweep" in run("sweep", "--status", "none.db", code=2)
 
 
-def test_search_finds_a_cell_for_every_role(model: str, vectors: str, tmp_path: Path) -> None:
-    out = tmp_path / "t.csv"
-    grid = ["--layers", "1,2", "--positions=-1", "--own-domain", "--method", "cloze"]
-    text = run("search", vectors, "mini", *grid, "--out", str(out), "--model", model)
-    assert "confirm it on other questions" in text
+def test_search_finds_a_cell_for_every_role(
+    lens: rl.Lens, model: str, vectors: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    task, out, file = sources["questions"], tmp_path / "t.csv", str(tmp_path / "best.safetensors")
+    options = [*GRID, "--own-domain", "--method", "cloze", "--model", model]
+    text = run("search", vectors, task, *options, "--out", str(out))
+    assert "confirm it on other items" in text
     assert "lawyer" in text
     table = pd.read_csv(out)
-    assert table.groupby("role")["chosen"].sum().to_dict() == {"lawyer": 1, "nurse": 1}
-    assert table[table["chosen"]]["questions"].tolist() == [40, 40]
-    told = json.loads(run("search", vectors, "mini", *grid, "--model", model, "--json"))
-    assert {row["role"] for row in told["chosen"]} == {"lawyer", "nurse"}
+    assert table.groupby("name")["chosen"].sum().to_dict() == {"lawyer": 1, "nurse": 1}
+    assert table[table["chosen"]]["items"].tolist() == [3, 3]
+    saved = ["--name", "nurse", "--save-best", file, "--json"]
+    (chosen,) = json.loads(run("search", vectors, task, *options, *saved))["chosen"]
+    medicine = rl.load_task(task).domain("medicine")
+    expected = rl.evaluate(lens, medicine, rl.Steering.load(file), "cloze").margin
+    assert chosen["margin"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_search_of_what_is_generated_is_refused(
+    model: str, vectors: str, sources: dict[str, str]
+) -> None:
+    refused = run("search", vectors, sources["problems"], *GRID, "--model", model, code=2)
+    assert "cannot be predicted from gradients; score every cell with rl.sweep." in refused
 
 
 def test_where_nothing_can_be_written_nothing_is_computed(vectors: str, tmp_path: Path) -> None:
     for command in (["sweep", vectors], ["search", vectors]):
-        said = run(*command, "--out", str(tmp_path), "--model", "none/here", code=2)
-        assert f"{tmp_path} is a folder; name a file in it." in said
-    assert "is a folder" in run("extract", str(tmp_path), "--model", "none/here", code=2)
+        refused = run(*command, "--out", str(tmp_path), "--model", "none/here", code=2)
+        assert f"{tmp_path} is a folder; name a file in it." in refused
+    for command in (["extract", str(tmp_path)], ["contrast", str(tmp_path), "a", "b"]):
+        assert "is a folder" in run(*command, "--model", "none/here", code=2)
 
 
-def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
+def test_report_and_lists(
+    model: str, vectors: str, sources: dict[str, str], tmp_path: Path
+) -> None:
     out = tmp_path / "r.html"
-    assert str(out) in run("report", vectors, "--out", str(out), "--model", model, "--quiet")
+    prompts = ["--prompts", sources["roles"], "--base", sources["base"]]
+    options = [*prompts, "--out", str(out), "--model", model, "--quiet"]
+    assert str(out) in run("report", vectors, *options)
     assert "How large, and how alike" in out.read_text()
     assert "smollm2" in json.loads(run("models", "--json"))
     roles = json.loads(run("roles", "--json"))
@@ -177,17 +338,20 @@ def test_report_and_lists(model: str, vectors: str, tmp_path: Path) -> None:
     [
         (["extract", "v", "--role", "lawyr"], "no role 'lawyr'; did you mean 'lawyer'"),
         (["extract", "v", "--prompts", "none.csv"], "no file 'none.csv'"),
-        (["patchscope", "none", "--role", "x", "--layer", "1"], "no file 'none' with role vectors"),
-        (
-            ["evaluate", "mini", "--method", "guess"],
-            "method is 'guess'; it has to be one of letter",
-        ),
+        (["contrast", "v", "none.csv", "none.csv"], "no file 'none.csv'"),
+        (["patchscope", "none", "--name", "x", "--layer", "1"], "no file 'none' with directions"),
         (["evaluate", "mini", "--domain", "maths"], "no domain 'maths'; did you mean 'math'"),
-        (["evaluate", "mini", "--role", "nurse"], "--role, --layer and --ablate need --vectors"),
-        (["extract", "v", "--layers", "a,b"], "--layers is 'a,b'; it has to be numbers"),
-        (["report", "none"], "no file 'none' with role vectors"),
+        (["evaluate", "mini", "--name", "nurse"], "--name is about a direction of --vectors"),
+        (["evaluate", "mini", "--alpha", "2"], "--alpha is about a direction of --vectors"),
+        (["evaluate", "mini", "--steering", "none"], "no file 'none' with a steering"),
         (
-            ["patchscope", "v", "--role", "x", "--layer", "1", "--reader", "selfi"],
+            ["evaluate", "mini", "--steering", "a", "--vectors", "b"],
+            "--vectors and --steering both say how to steer",
+        ),
+        (["extract", "v", "--layers", "a,b"], "--layers is 'a,b'; it has to be numbers"),
+        (["report", "none"], "no file 'none' with directions"),
+        (
+            ["patchscope", "v", "--name", "x", "--layer", "1", "--reader", "selfi"],
             "no reader 'selfi'; did you mean 'selfie'",
         ),
         (
@@ -202,3 +366,26 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], sentenc
     assert sentence in out
     assert "Traceback" not in out
     assert len([line for line in out.splitlines() if line.startswith("rolelens:")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--method", "guess"], "method is 'guess'; it has to be one of letter"),
+        (["--max-new-tokens", "5"], "max_new_tokens is 5, which has no effect on 'questions'"),
+        (["--vectors", "VECTORS", "--name", "nurse"], "--vectors needs --name and --layer"),
+        (
+            ["--vectors", "VECTORS", "--name", "nures", "--layer", "1"],
+            "no role 'nures'; did you mean 'nurse'",
+        ),
+        (
+            ["--vectors", "VECTORS", "--name", "nurse", "--layer", "1", "--ablate", "--alpha=2"],
+            "--alpha is 2.0, and --ablate has no strength",
+        ),
+    ],
+)
+def test_evaluate_refuses_what_has_no_effect(
+    model: str, vectors: str, sources: dict[str, str], arguments: list[str], sentence: str
+) -> None:
+    given = [vectors if argument == "VECTORS" else argument for argument in arguments]
+    assert sentence in run("evaluate", sources["questions"], *given, "--model", model, code=2)

@@ -1,11 +1,14 @@
 """The examples and notebooks run, and the stored outputs are those of the stored code."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+import rolelens as rl
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -32,6 +35,22 @@ def test_an_example_runs(name: str, said: list[str]) -> None:
 def test_every_example_is_tested() -> None:
     files = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert files == {"steer_a_chat", "find_the_layer", "read_a_vector"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_code_of_a_notebook_names_what_is_there(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rolelens"):
+            exec(ast.unparse(node), {})
+        if not isinstance(node, ast.Attribute):
+            continue
+        *parents, root = reversed(ast.unparse(node).split("."))
+        if root == "rl" and all(name.isidentifier() for name in parents):
+            part: object = rl
+            for name in reversed(parents):
+                part = getattr(part, name)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,3 +1,5 @@
+import dataclasses
+import html
 import json
 from pathlib import Path
 
@@ -7,15 +9,18 @@ import torch
 
 import planted
 import rolelens as rl
+import tiny
 from rolelens import runs
 from rolelens.evidence import Comparison
-from rolelens.runs.demo import _verdict
-from rolelens.sweep import Cell, Grid
-from test_scoring import QUESTIONS
-from test_study import planted_lens
+from rolelens.runs.demonstration import _random, _verdict
+from rolelens.sweeps import cell_of_steering
 
-MARGIN = rl.stats.Estimate(0.0, -0.1, 0.1, 1.0)
-NONE = Comparison(0.5, 0.5, -0.1, 0.1, 1.0, 0.2, 40, MARGIN)
+QUESTIONS = [
+    rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0, "colour"),
+    rl.Question("q2", "Which of these is cold to the touch?", ("fire", "ice"), 1, "heat"),
+    rl.Question("q3", "Who sings?", ("a stone", "a bird", "a lamp"), 1, "sound"),
+]
+NONE = Comparison("accuracy", 0.5, 0.5, -0.1, 0.1, 1.0, 0.2, 40)
 
 
 def test_the_demo_leaves_vectors_and_a_report(llama: rl.Lens, tmp_path) -> None:
@@ -27,11 +32,11 @@ def test_the_demo_leaves_vectors_and_a_report(llama: rl.Lens, tmp_path) -> None:
         rl.Question(q.id, q.text, tuple(o + "s" for o in q.options), q.answer, q.domain)
         for q in QUESTIONS
     ]
-    bench = rl.load_benchmark([*twice, *different])
-    path = runs.demo(llama, tmp_path, say=said.append, benchmark=bench)
+    task = rl.load_task([*twice, *different])
+    path = runs.demo(llama, tmp_path, say=said.append, task=task)
     page = path.read_text()
-    vectors = rl.RoleVectors.load(tmp_path / "vectors.safetensors")
-    assert vectors.roles == runs.ROLES
+    vectors = rl.Directions.load(tmp_path / "vectors.safetensors")
+    assert vectors.names == runs.ROLES
     assert said[-1].endswith(str(path))
     for heading in ("Steered text", "Where the role can be seen", "Patchscope"):
         assert heading in page
@@ -43,8 +48,8 @@ def scores(right: int, n: int) -> rl.Scores:
     logprobs = torch.tensor(
         [[0.0, -1.0, -1.0, -1.0]] * right + [[-1.0, 0.0, -1.0, -1.0]] * (n - right)
     )
-    answers = torch.zeros(n, dtype=torch.long)
-    return rl.Scores(logprobs, answers, tuple(map(str, range(n))), ("x",) * n, "cloze")
+    items = tuple(rl.Question(f"q{k}", f"Which {k}?", ("a", "b", "c", "d"), 0) for k in range(n))
+    return rl.Scores(items, logprobs, "cloze")
 
 
 @pytest.mark.parametrize(
@@ -52,27 +57,40 @@ def scores(right: int, n: int) -> rl.Scores:
     [
         (10, NONE, "It is not above chance, so there is nothing here for a role to improve."),
         (25, NONE, "Nothing beyond chance was found."),
-        (25, Comparison(0.5, 0.9, 0.2, 0.5, 0.001, 0.2, 40, MARGIN), "adding the vector helps."),
-        (25, Comparison(0.5, 0.1, -0.5, -0.2, 0.001, 0.2, 40, MARGIN), "adding the vector hurts."),
+        (
+            25,
+            dataclasses.replace(NONE, after=0.9, low=0.2, high=0.5, p=0.001),
+            "adding the vector helps.",
+        ),
+        (
+            25,
+            dataclasses.replace(NONE, after=0.1, low=-0.5, high=-0.2, p=0.001),
+            "adding the vector hurts.",
+        ),
     ],
 )
 def test_the_verdict_says_what_was_found(right: int, effect: Comparison, sentence: str) -> None:
-    d = rl.Direction(torch.ones(4), layer=1, position=-1, role="a")
-    vectors = rl.RoleVectors(torch.ones(1, 1, 1, 4), ("a",), (1,), (-1,), torch.ones(1, 1))
-    swept = rl.Sweep(
-        scores(20, 40).logprobs[None, None, None, None],
-        scores(18, 40),
-        Grid(vectors, (1,), (-1,), (1.0,)),
-        "all",
-    )
-    verdict = _verdict(Cell(d, 1.0), swept, scores(right, 40), effect, NONE)
+    cell = cell_of_steering(rl.add(rl.Direction(torch.ones(4), layer=1, position=-1, name="a")))
+    verdict = _verdict(cell, 0.05, scores(right, 40), effect, NONE)
     assert verdict.endswith(sentence)
     assert f"{right / 40:.1%} of 40 held-out questions" in verdict
+    if right > 10:
+        assert "The a vector at layer 1 gained +5.0 points where it was chosen" in verdict
+
+
+def test_the_random_control_is_steered_like_the_best_cell() -> None:
+    d = rl.Direction(torch.ones(4), layer=1, position=-1, name="a")
+    steering = rl.add(d, 3.0, layers=[1, 2], tokens="prompt")
+    control = steering.with_directions(_random)
+    (step,), (before,) = control.steps, steering.steps
+    assert (step.kind, step.alpha, step.layers, step.tokens) == ("add", 3.0, (1, 2), "prompt")
+    assert step.direction.norm == pytest.approx(before.direction.norm)
+    assert abs(step.direction.cosine(d)) < 0.999
 
 
 def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
-    every, base = rl.load_roles(), rl.load_base()
-    roles = {name: every[name] for name in ("lawyer", "nurse")}
+    base = [*tiny.OTHERS, "Count to ten.", "Which way is north?"]
+    roles = {"lawyer": tiny.PROMPTS, "nurse": [prompt + " Now." for prompt in tiny.PROMPTS]}
     vectors = rl.role_vectors(llama, roles, base)
     path = runs.describe(llama, vectors, roles, base, tmp_path / "r.html", say=lambda line: None)
     page = path.read_text()
@@ -85,7 +103,7 @@ def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
 
 
 def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
-    lens = planted_lens()
+    lens = rl.load(planted.model(), tokenizer=tiny.tokenizer())
     data = tmp_path / "data"
     for folder in ("role_prompts", "base_prompts", "mmlu_paper_split"):
         (data / folder).mkdir(parents=True)
@@ -102,22 +120,23 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
                 "answer": "ABCD"[row["answer"]],
                 "subject": domain,
             }
-            for row in planted.questions(80)
+            for row in planted.questions(50)
             if row["domain"] == domain
         ]
         (data / "mmlu_paper_split" / f"{domain}.json").write_text(json.dumps(rows))
     said: list[str] = []
-    options = {"layers": [1, 2], "positions": [-1], "alphas": [1.0], "ablated": 10}
+    options = {"layers": [1, 2], "positions": [-1], "alphas": [1.0], "ablated": 5}
     path = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
     page = path.read_text()
     assert "math expert: helps" in page
+    assert page.index("math expert: helps") < page.index("What the unsteered model can do")
     headings = ("Table 3", "Every role in every domain", "Table 4", "Table 5", "role as a prompt")
     for heading in (*headings, "How often each letter is given", "split-half cosine"):
         assert heading in page
     assert page.count("Plotly.newPlot(") == 1
-    for name in ("table", "transfer", "chosen", "ablation", "prompted", "answers"):
+    for name in ("effects", "transfer", "chosen", "ablation", "prompted", "answers", "nulls"):
         assert (tmp_path / "out" / "tables" / f"{name}.csv").exists()
-    assert rl.RoleVectors.load(tmp_path / "out" / "vectors.safetensors").roles == (
+    assert rl.Directions.load(tmp_path / "out" / "vectors.safetensors").names == (
         "art expert",
         "law expert",
         "math expert",
@@ -125,6 +144,12 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     assert said[-1].endswith(str(path))
     readings = pd.read_csv(tmp_path / "out" / "tables" / "readings.csv")
     assert len(readings) == 3 + 9  # roles, and three nulls of each
+    assert readings["imitates"].dropna().value_counts().to_dict() == dict.fromkeys(
+        ("art expert", "law expert", "math expert"), 3
+    )
+    study = rl.load_study(tmp_path / "out" / "tables")
+    assert study.verdicts[-1] in html.unescape(page)
+    assert study.best("math expert").steering.steps[0].direction.name == "math expert"
     # The same call goes on from what it has; another is refused, before anything is written.
     file = tmp_path / "out" / "vectors.safetensors"
     tables = {path: path.read_bytes() for path in (tmp_path / "out" / "tables").iterdir()}
@@ -137,8 +162,7 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
         runs.paper(lens, tmp_path / "out", data=data, seed=1, **options)
     assert file.stat().st_mtime_ns == before
     # The vectors of one model, on another of its shape.
-    moved = rl.RoleVectors.load(tmp_path / "out" / "vectors.safetensors")
-    path = runs.paper(
-        lens, tmp_path / "moved", data=data, vectors=moved, say=said.append, **options
-    )
+    moved = rl.Directions.load(tmp_path / "out" / "vectors.safetensors")
+    few = {"layers": [1], "positions": [-1], "alphas": [1.0], "ablated": 0, "prompted": False}
+    path = runs.paper(lens, tmp_path / "moved", data=data, vectors=moved, say=said.append, **few)
     assert f"role prompts - base prompts, in {lens.name}" in path.read_text()

@@ -3,63 +3,87 @@
 from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
-from rolelens.activations import activations
-from rolelens.benchmarks import Benchmark, Question, load_benchmark
 from rolelens.errors import InputError
-from rolelens.extraction import half_vectors, null_vectors, role_vectors, system_vectors
-from rolelens.hooks import ablate, add, add_rows
+from rolelens.evidence import Study, compare, load_study, study
+from rolelens.extraction import (
+    contrast,
+    half_vectors,
+    null_vectors,
+    role_vectors,
+    system_vectors,
+)
+from rolelens.hooks import Steering, ablate, add, by_row, replace
 from rolelens.lens import Lens
 from rolelens.loading import load
-from rolelens.patchscope import Reading, patchscope
+from rolelens.patchscoping import Reading, patchscope
 from rolelens.prompts import RolePrompts, load_base, load_roles
-from rolelens.rollouts import load_problems, roast, roll_out
-from rolelens.scoring import Perplexity, Scores, evaluate, perplexity
-from rolelens.stats import Projections, Separation, projections, separation
-from rolelens.sweep import Search, Sweep, search, sweep
-from rolelens.vectors import Direction, RoleVectors, concat, mean
+from rolelens.residuals import activations, project
+from rolelens.rollouts import roast, roll_out
+from rolelens.stats import projections, separation
+from rolelens.sweeps import Search, Sweep, load_sweep, search, sweep
+from rolelens.tasks import (
+    Answers,
+    Problem,
+    Question,
+    Scores,
+    Task,
+    Text,
+    evaluate,
+    load_task,
+    perplexity,
+)
+from rolelens.vectors import Direction, Directions, concat, mean
 
 __version__ = _version("rolelens")
 
 __all__ = [
-    "Benchmark",
+    "Answers",
     "Direction",
+    "Directions",
     "InputError",
     "Lens",
-    "Perplexity",
-    "Projections",
+    "Problem",
     "Question",
     "Reading",
     "RolePrompts",
-    "RoleVectors",
     "Scores",
     "Search",
-    "Separation",
+    "Steering",
+    "Study",
     "Sweep",
+    "Task",
+    "Text",
     "ablate",
     "activations",
     "add",
-    "add_rows",
+    "by_row",
+    "compare",
     "concat",
+    "contrast",
     "evaluate",
     "evidence",
     "half_vectors",
     "load",
     "load_base",
-    "load_benchmark",
-    "load_problems",
     "load_roles",
+    "load_study",
+    "load_sweep",
+    "load_task",
     "mean",
     "null_vectors",
     "patchscope",
     "perplexity",
     "plots",
+    "project",
     "projections",
+    "replace",
     "roast",
     "role_vectors",
     "roll_out",
     "search",
     "separation",
     "stats",
+    "study",
     "sweep",
     "system_vectors",
 ]

@@ -1,20 +1,43 @@
 """The command line: reads arguments, calls the library, prints what it returns."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from rolelens.cli import prompts, scores, vectors
 
 app = typer.Typer(
     name="rolelens",
-    help="What does a role do inside a language model? Extract role vectors, steer and ablate with "
-    "them, sweep them against benchmarks and read them back as text.",
+    help="What does a role do inside a language model? Extract role vectors and other directions, "
+    "steer and ablate with them, sweep them against tasks and read them back as text.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"rolelens {version('rolelens')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _group(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What all commands share."""
+
+
 for command in (
     vectors.demo,
     vectors.extract,
+    vectors.contrast,
     scores.evaluate,
     scores.sweep,
     scores.search,

@@ -12,28 +12,47 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from rolelens import forward, loading
 from rolelens.errors import InputError, writing
+from rolelens.forward import Selection
+from rolelens.lens import Lens
 from rolelens.progress import quiet
-from rolelens.vectors import RoleVectors
+from rolelens.tasks import AnyTask, Options, load_task
+from rolelens.vectors import Directions
 
 Model = Annotated[
     str, typer.Option(help="'smollm2' (embedded), a hub id, a local folder or a .gguf file.")
 ]
-Vectors = Annotated[Path, typer.Argument(help="A file written by 'rolelens extract'.")]
-Bench = Annotated[
-    str,
-    typer.Argument(
-        help="'mini', 'mmlu' (from the hub), a folder of MMLU CSV files or of the paper's JSON."
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16, float64, or auto: bfloat16 where the machine computes in "
+        "it; float32 on a CPU and bfloat16 on a GPU by default."
     ),
 ]
-Roles = Annotated[
-    list[str] | None, typer.Option("--role", help="A role; repeat for several. All by default.")
+Device = Annotated[
+    str | None, typer.Option(help="Such as cpu or cuda; the GPU if there is one by default.")
+]
+Vectors = Annotated[Path, typer.Argument(help="A file of 'rolelens extract' or 'contrast'.")]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        help="'mini' (shipped); 'mmlu', 'truthfulqa', 'gsm8k', 'svamp' (from the hub); "
+        "'arithmetic'; a file or folder of questions, problems or texts."
+    ),
+]
+Name = Annotated[
+    str | None, typer.Option("--name", "--role", help="Whose direction: a name in the file.")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", "--role", help="A name in the file; repeat it. All by default."),
 ]
 Domains = Annotated[
     list[str] | None,
     typer.Option("--domain", help="A domain; repeat for several. All by default."),
 ]
-Shots = Annotated[int, typer.Option(help="Solved examples before each question (MMLU's dev).")]
+Shots = Annotated[int, typer.Option(help="Solved examples before each item, where there are any.")]
 Layers = Annotated[
     str | None, typer.Option(help="Such as 8,12,16 or 0-23; the first 80 % by default.")
 ]
@@ -43,11 +62,25 @@ TokenSelection = Annotated[
     str, typer.Option(help="all, prompt, post-instruction, generated or last.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")]
+SaveBest = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the best cell's steering, exactly as it was scored, to this .safetensors file, "
+        "for 'rolelens evaluate --steering'."
+    ),
+]
 Stored = Annotated[
     Path | None,
     typer.Option(help="Keep every finished piece in this file; the same command then goes on."),
 ]
-Method = Annotated[str, typer.Option(help="How options are scored: letter, cloze or cloze_norm.")]
+Method = Annotated[
+    str | None,
+    typer.Option(help="How options are scored: letter (the default), cloze or cloze_norm."),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help="Length of an answer to a problem at most, in tokens; 256 by default."),
+]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -57,7 +90,7 @@ Prompts = Annotated[
 Base = Annotated[
     str | None, typer.Option(help="Base prompts: a JSON, JSONL or CSV file, or a hub id.")
 ]
-LUCK = "The best of many cells is partly luck: confirm it on other questions."
+LUCK = "The best of many cells is partly luck: confirm it on other items."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -72,8 +105,9 @@ def plainly(silent: bool = False) -> Iterator[None]:
         print(f"rolelens: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        words = set(sys.argv)
-        kept = "--store" in words or ("--out" in words and {"paper", "generate"} & words)
+        arguments = set(sys.argv)
+        kept = "--store" in arguments
+        kept = kept or ("--out" in arguments and not arguments.isdisjoint({"paper", "generate"}))
         again = f" To go on: rolelens {shlex.join(sys.argv[1:])}" if kept else ""
         print(f"rolelens: interrupted.{again}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -108,12 +142,44 @@ def grid(layers: str | None, positions: str | None, alphas: str | None) -> dict[
     }
 
 
-def held(vectors: Path | None, role: list[str] | None) -> RoleVectors:
-    """The vectors of a file, of some roles if any are named."""
+def load_model(model: str, dtype: str | None, device: str | None) -> Lens:
+    """The model that the options name."""
+    return loading.load(model, dtype=dtype, device=device)
+
+
+def load_vectors(vectors: Path | None, names: list[str] | None) -> Directions:
+    """The directions of a file, of some names if any are given."""
     if vectors is None:
-        raise InputError("no vectors; name a file written by 'rolelens extract'.")
-    loaded = RoleVectors.load(vectors)
-    return loaded[role] if role else loaded
+        raise InputError("no vectors; name a file written by 'rolelens extract' or 'contrast'.")
+    loaded = Directions.load(vectors)
+    return loaded[names] if names else loaded
+
+
+def load_items(task: str, shots: int, domains: list[str] | None) -> AnyTask:
+    """The task that is named, of some domains if any are given."""
+    loaded = load_task(task, shots=shots)
+    return loaded.domain(*domains) if domains else loaded
+
+
+def task_options(max_new_tokens: int | None) -> Options:
+    """How a task is put, as far as options say."""
+    return {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+
+
+def checked_tokens(tokens: str) -> Selection:
+    """A selection of tokens."""
+    return forward.checked_selection(tokens)  # type: ignore[arg-type]
+
+
+def check_save_best(path: Path | None, vectors: Directions) -> None:
+    """Refuse, before hours of work, what could not be written after them."""
+    check_out(path)
+    if path is not None and len(vectors.names) > 1:
+        raise InputError(
+            f"--save-best writes one steering, and there are {len(vectors.names)} names "
+            f"({', '.join(vectors.names[:4])}{', ...' if len(vectors.names) > 4 else ''}); name "
+            "one with --name."
+        )
 
 
 def check_out(path: Path | None) -> None:

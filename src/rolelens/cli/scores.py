@@ -1,95 +1,140 @@
-"""Commands that score benchmarks: plain, in a whole grid, and by search."""
+"""Commands that score tasks: plain, in a whole grid, and by search."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rolelens import loading, prompts, runs, scoring
-from rolelens.benchmarks import load_benchmark
+from rolelens import prompts, runs, tasks
 from rolelens.cli.options import (
     LUCK,
     Alphas,
-    Bench,
+    Device,
     Domains,
+    Dtype,
     Json,
     Layers,
+    MaxNewTokens,
     Method,
     Model,
+    Name,
+    Names,
     Out,
     Positions,
     Prompts,
     Quiet,
-    Roles,
+    SaveBest,
     Shots,
     Stored,
+    TaskName,
     TokenSelection,
     Vectors,
     check_out,
+    check_save_best,
+    checked_tokens,
     grid,
-    held,
+    load_items,
+    load_model,
+    load_vectors,
     plainly,
     read_text,
+    task_options,
     tell,
     write,
 )
-from rolelens.errors import InputError
-from rolelens.hooks import ablate, add
-from rolelens.sweep import search as run_search
-from rolelens.sweep import status as store_status
-from rolelens.sweep import sweep as run_sweep
-from rolelens.vectors import RoleVectors
+from rolelens.errors import InputError, unknown
+from rolelens.hooks import Steering, ablate, add
+from rolelens.lens import Lens
+from rolelens.sweeps import search as run_search
+from rolelens.sweeps import status as store_status
+from rolelens.sweeps import sweep as run_sweep
+from rolelens.vectors import Directions
 
 
 def evaluate(
-    benchmark: Bench = "mini",
-    vectors: Annotated[
-        Path | None, typer.Option(help="Steer with a file written by 'rolelens extract'.")
+    task: TaskName = "mini",
+    steering: Annotated[
+        Path | None, typer.Option(help="Steer with a file of --save-best, or of Steering.save.")
     ] = None,
-    role: Annotated[str | None, typer.Option(help="Whose vector, with --vectors.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Steer with one of the directions of a file.")
+    ] = None,
+    name: Name = None,
     layer: Annotated[int | None, typer.Option(help="Its layer, with --vectors.")] = None,
-    position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
-    alpha: Annotated[float, typer.Option(help="Strength, raw.")] = 1.0,
+    position: Annotated[
+        int | None, typer.Option(help="Its position, with --vectors; the last by default.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Strength, raw, with --vectors; 1 by default.")
+    ] = None,
     remove: Annotated[
-        bool, typer.Option("--ablate", help="Ablate the vector instead of adding it.")
+        bool, typer.Option("--ablate", help="Ablate the direction instead of adding it.")
     ] = False,
     domain: Domains = None,
-    method: Method = "letter",
+    shots: Shots = 0,
+    method: Method = None,
+    max_new_tokens: MaxNewTokens = None,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
-    """Score a benchmark, steered or not: accuracy by domain with 95 % intervals."""
+    """Score a task, steered or not, by domain with 95 % intervals."""
     with plainly(silent):
-        bench = load_benchmark(benchmark)
-        bench = bench.domain(*domain) if domain else bench
-        lens = loading.load(model)
-        hooks = []
-        if vectors is None and (role is not None or layer is not None or remove):
-            raise InputError("--role, --layer and --ablate need --vectors: name a file of vectors.")
-        if vectors is not None:
-            loaded = RoleVectors.load(vectors)
-            if layer is None or role is None:
-                raise InputError("--vectors needs --role and --layer: name what to steer with.")
-            direction = loaded.direction(role, layer, position)
-            hooks = ablate(direction, lens) if remove else add(direction, alpha)
-        scores = scoring.evaluate(lens, bench, hooks, scoring.checked_method(method))
-        table = scores.table().reset_index()
+        of_vectors = {"--name": name, "--layer": layer, "--position": position, "--alpha": alpha}
+        of_vectors["--ablate"] = remove or None
+        unused = [option for option, value in of_vectors.items() if value is not None]
+        if vectors is None and unused:
+            raise InputError(
+                f"{unused[0]} is about a direction of --vectors; name a file of vectors."
+            )
+        if vectors is not None and steering is not None:
+            raise InputError("--vectors and --steering both say how to steer; give one of them.")
+        items = load_items(task, shots, domain)
+        done = Steering() if steering is None else Steering.load(steering)
+        loaded = None if vectors is None else Directions.load(vectors)
+        lens = load_model(model, dtype, device)
+        if loaded is not None:
+            done = _steering(lens, loaded, name, layer, position, alpha, remove)
+        done.check(lens.source, lens.n_layers)
+        scored = tasks.evaluate(lens, items, done, method, **task_options(max_new_tokens))
+        table = scored.table().reset_index()
         content = {
-            "accuracy": scores.accuracy,
-            "interval": scores.interval,
-            "margin": scores.margin,
+            "task": items.name,
+            "steering": str(done),
+            **{measure: scored.mean(measure) for measure in scored.measures},
+            "interval": scored.interval,
             "domains": table.to_dict("records"),
         }
-        tell(as_json, content, f"{table.round(3).to_string(index=False)}\n\n{scores}")
+        text = f"{table.round(3).to_string(index=False)}\n\n{scored}\nsteering: {done}"
+        tell(as_json, content, text)
+
+
+def _steering(
+    lens: Lens,
+    vectors: Directions,
+    name: str | None,
+    layer: int | None,
+    position: int | None,
+    alpha: float | None,
+    remove: bool,
+) -> Steering:
+    """What the options say about a direction of a file."""
+    if name is None or layer is None:
+        raise InputError("--vectors needs --name and --layer: say which direction to steer with.")
+    if remove and alpha is not None:
+        raise InputError(f"--alpha is {alpha}, and --ablate has no strength; leave one out.")
+    direction = vectors.direction(name, layer, position)
+    return ablate(direction, lens) if remove else add(direction, 1.0 if alpha is None else alpha)
 
 
 def sweep(
     vectors: Annotated[
-        Path | None, typer.Argument(help="A file written by 'rolelens extract'.")
+        Path | None, typer.Argument(help="A file of 'rolelens extract' or 'contrast'.")
     ] = None,
-    benchmark: Bench = "mini",
-    role: Roles = None,
+    task: TaskName = "mini",
+    name: Names = None,
     domain: Domains = None,
     shots: Shots = 0,
     layers: Layers = None,
@@ -98,102 +143,139 @@ def sweep(
         str | None, typer.Option(help="Strengths, raw: 1,3 by default; 1 where d is ablated.")
     ] = None,
     tokens: TokenSelection = "all",
-    method: Method = "letter",
+    method: Method = None,
+    max_new_tokens: MaxNewTokens = None,
     change: Annotated[
         str, typer.Option(help="add (x + alpha d, at its layer) or ablate (d removed everywhere).")
     ] = "add",
+    by: Annotated[
+        str | None, typer.Option(help="What the best cell is best in; accuracy, where there is.")
+    ] = None,
     out: Out = None,
+    save_best: SaveBest = None,
     store: Stored = None,
     status: Annotated[
         Path | None, typer.Option(help="Say how far the sweep in this file is, and do nothing.")
     ] = None,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
-    """Score a benchmark in every cell of a grid of roles, layers, positions and alphas."""
+    """Score a task in every cell of a grid of names, layers, positions and alphas."""
     with plainly(silent):
         if status is not None:
-            found = store_status(status)
-            tell(as_json, found.facts(), str(found))
+            progress = store_status(status)
+            tell(as_json, progress.facts(), str(progress))
             return
         check_out(out)
-        chosen = held(vectors, role)
-        bench = load_benchmark(benchmark, shots=shots)
-        swept = run_sweep(
-            loading.load(model),
+        chosen = load_vectors(vectors, name)
+        check_save_best(save_best, chosen)
+        items = load_items(task, shots, domain)
+        result = run_sweep(
+            load_model(model, dtype, device),
             chosen,
-            bench.domain(*domain) if domain else bench,
+            items,
             **grid(layers, positions, alphas),
-            tokens=tokens,  # type: ignore[arg-type]
-            method=scoring.checked_method(method),
+            tokens=checked_tokens(tokens),
+            method=method,
             change=change,  # type: ignore[arg-type]
             store=store,
+            **task_options(max_new_tokens),
         )
-        table = swept.table()
+        table = result.table()
+        measures = result.baseline.measures
         if out is not None:
             write(table, out)
-        ranked = table.sort_values(["accuracy", "margin"], ascending=False).head(10).round(3)
-        content = {"unsteered": swept.baseline.accuracy, "cells": table.to_dict("records")}
-        text = f"{ranked.to_string(index=False)}\n\n{swept.baseline}\n"
-        text += LUCK
+        if by is not None and by not in measures:
+            raise unknown("measure", by, measures)
+        order = [*measures] if by is None else [by, *measures]
+        ranked = table.sort_values(order, ascending=False).head(10).round(3)
+        content: dict[str, Any] = {
+            "unsteered": {measure: result.baseline.mean(measure) for measure in measures},
+            "cells": table.to_dict("records"),
+        }
+        text = f"{ranked.to_string(index=False)}\n\n{result.baseline}\n{LUCK}"
+        if save_best is not None:
+            content, text = _saved(result.best(by=by).steering, save_best, content, text)
         tell(as_json, content, text)
 
 
 def search(
     vectors: Vectors,
-    benchmark: Bench = "mini",
-    role: Roles = None,
+    task: TaskName = "mini",
+    name: Names = None,
     own_domain: Annotated[
         bool, typer.Option("--own-domain", help="Score each role on the questions of its domain.")
     ] = False,
+    domain: Domains = None,
     shots: Shots = 0,
     layers: Layers = None,
     positions: Positions = None,
     alphas: Alphas = "1,3",
     tokens: TokenSelection = "all",
-    method: Method = "letter",
-    by: Annotated[str, typer.Option(help="What the best cell is best in.")] = "margin",
-    seed: Annotated[int, typer.Option(help="Of the order of the questions.")] = 0,
+    method: Method = None,
+    by: Annotated[
+        str | None, typer.Option(help="What the best cell is best in; of questions the margin.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the items.")] = 0,
     out: Out = None,
+    save_best: SaveBest = None,
     store: Stored = None,
     role_prompts: Prompts = None,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
-    """Find the best cell of every role, scoring only the most promising cells exactly."""
+    """Find the best cell of every name, scoring only the most promising cells exactly."""
     with plainly(silent):
         check_out(out)
-        chosen = held(vectors, role)
+        chosen = load_vectors(vectors, name)
+        check_save_best(save_best, chosen)
         domains = None
         if own_domain:
-            known = prompts.load_roles(role_prompts)
-            found_domains = {name: known[name].domain for name in chosen.roles if name in known}
-            domains = {name: own for name, own in found_domains.items() if own}
-        found = run_search(
-            loading.load(model),
+            roles = prompts.load_roles(role_prompts)
+            known = {role: of_role.domain for role, of_role in roles.items()}
+            domains = {role: known[role] or "" for role in chosen.names if known.get(role)}
+        items = load_items(task, shots, domain)
+        result = run_search(
+            load_model(model, dtype, device),
             chosen,
-            load_benchmark(benchmark, shots=shots),
+            items,
             domains=domains,
             **grid(layers, positions, alphas),
-            tokens=tokens,  # type: ignore[arg-type]
-            method=scoring.checked_method(method),
-            by=by,  # type: ignore[arg-type]
+            tokens=checked_tokens(tokens),
+            method=method,
+            by=by,
             seed=seed,
             store=store,
         )
+        table = result.table()
         if out is not None:
-            write(found.table, out)
-        best = found.table[found.table["chosen"]].drop(columns="chosen")
-        content = {
+            write(table, out)
+        best = table[table["chosen"]].drop(columns="chosen")
+        content: dict[str, Any] = {
             "chosen": best.to_dict("records"),
-            "screen": found.quality.to_dict("records"),
+            "screen": result.quality.to_dict("records"),
         }
         text = f"{best.round(3).to_string(index=False)}\n\n"
-        text += f"{found.quality.round(2).to_string(index=False)}\n\n{found}\n"
-        text += LUCK
+        text += f"{result.quality.round(2).to_string(index=False)}\n\n{result}\n{LUCK}"
+        if save_best is not None:
+            steering = result.best(chosen.names[0]).steering
+            content, text = _saved(steering, save_best, content, text)
         tell(as_json, content, text)
+
+
+def _saved(
+    steering: Steering, path: Path, content: dict[str, Any], text: str
+) -> tuple[dict[str, Any], str]:
+    """Write a steering, and say so in what is told."""
+    steering.save(path)
+    told = {**content, "best": {"steering": str(steering), "path": str(path)}}
+    return told, f"{text}\nThe best, in {path}: {steering}"
 
 
 def paper(
@@ -212,7 +294,7 @@ def paper(
             "the same shape."
         ),
     ] = None,
-    method: Method = "letter",
+    method: Method = None,
     nulls: Annotated[int, typer.Option(help="Nulls of each kind for a role of each domain.")] = 1,
     folds: Annotated[
         int | None, typer.Option(help="Cross-validate in so many folds, in place of one split.")
@@ -230,26 +312,28 @@ def paper(
     positions: Positions = None,
     alphas: Alphas = "1,3",
     seed: Annotated[int, typer.Option(help="Of the split, the search and the nulls.")] = 0,
-    auto_dtype: Annotated[
-        bool, typer.Option("--auto-dtype", help="bfloat16 where the machine is faster in it.")
-    ] = False,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     silent: Quiet = False,
 ) -> None:
     """Run the role-vectors paper on a model, and report what survives; takes hours."""
     with plainly(silent):
+        axes = grid(layers, positions, alphas)
+        stored = None if vectors is None else Directions.load(vectors)
+        read = None if text is None else read_text(text)
         runs.paper(
-            loading.load(model, dtype="auto" if auto_dtype else None),
+            load_model(model, dtype, device),
             out,
             data=data,
-            vectors=None if vectors is None else RoleVectors.load(vectors),
-            method=scoring.checked_method(method),
+            vectors=stored,
+            method=tasks.checked_method(method),
             n_nulls=nulls,
             folds=folds,
-            text=None if text is None else read_text(text),
+            text=read,
             ablated=ablated,
             anyway=anyway,
-            **grid(layers, positions, alphas),
+            **axes,
             seed=seed,
             say=lambda line: None if silent else print(line, flush=True),
         )

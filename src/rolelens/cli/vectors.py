@@ -9,22 +9,26 @@ import typer
 from rolelens import embedded, loading, prompts, runs
 from rolelens.cli.options import (
     Base,
+    Device,
+    Dtype,
     Json,
     Model,
     Prompts,
     Quiet,
     Vectors,
     check_out,
+    load_model,
     numbers,
     plainly,
     tell,
 )
 from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
+from rolelens.extraction import contrast as between
 from rolelens.extraction import role_vectors, system_vectors
-from rolelens.patchscope import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
-from rolelens.patchscope import patchscope as read
-from rolelens.vectors import RoleVectors
+from rolelens.patchscoping import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
+from rolelens.patchscoping import patchscope as read
+from rolelens.vectors import Directions
 
 
 def demo(
@@ -32,12 +36,14 @@ def demo(
         "rolelens-demo"
     ),
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     silent: Quiet = False,
 ) -> None:
     """Run the main job, from prompts to a report; about five minutes on two cores."""
     with plainly(silent):
         print(f"Loading {model} (the embedded model is fetched at the first run)", flush=True)
-        runs.demo(loading.load(model), out, say=lambda line: print(line, flush=True))
+        runs.demo(load_model(model, dtype, device), out, say=lambda line: print(line, flush=True))
 
 
 def extract(
@@ -57,6 +63,8 @@ def extract(
         ),
     ] = False,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
@@ -68,23 +76,57 @@ def extract(
         for name in [] if system else chosen:
             if name not in known:
                 raise unknown_name("role", name, known)
-        grid = numbers("--layers", layers, int)
-        lens, generic = loading.load(model), prompts.load_base(base)
+        wanted, generic = numbers("--layers", layers, int), prompts.load_base(base)
+        lens = load_model(model, dtype, device)
         if system:
-            vectors = system_vectors(lens, chosen, generic, layers=grid)
+            vectors = system_vectors(lens, chosen, generic, layers=wanted)
         else:
-            own = {name: known[name] for name in chosen}
-            vectors = role_vectors(lens, own, generic, layers=grid)
-        path = vectors.save(out)
-        content = {"path": str(path), "roles": vectors.roles, "layers": vectors.layers}
-        tell(as_json, content, f"{vectors}\nsaved in {path}")
+            sets = {name: known[name] for name in chosen}
+            vectors = role_vectors(lens, sets, generic, layers=wanted)
+        _save(vectors, out, as_json)
+
+
+def contrast(
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    positive: Annotated[
+        str, typer.Argument(help="Prompts that it points to: a JSON, JSONL or CSV file, a hub id.")
+    ],
+    negative: Annotated[str, typer.Argument(help="Prompts that it points away from, likewise.")],
+    name: Annotated[str, typer.Option(help="What the direction stands for.")] = "contrast",
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 8,12,16 or 0-23; all by default.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take the prompts as texts, without the chat format.")
+    ] = False,
+    model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Compute the difference-in-means between any two sets of prompts, and save it."""
+    with plainly(silent):
+        check_out(out)
+        wanted = numbers("--layers", layers, int)
+        sets = prompts.load_base(positive), prompts.load_base(negative)
+        lens = load_model(model, dtype, device)
+        vectors = between(lens, *sets, name=name, layers=wanted, raw=raw)
+        _save(vectors, out, as_json)
+
+
+def _save(vectors: Directions, out: Path, as_json: bool) -> None:
+    """Write vectors, and tell what and where."""
+    path = vectors.save(out)
+    content = {"path": str(path), "names": vectors.names, "layers": vectors.layers}
+    tell(as_json, content, f"{vectors}\nsaved in {path}")
 
 
 def patchscope(
     vectors: Vectors,
-    role: Annotated[str, typer.Option(help="Whose vector is read.")],
+    name: Annotated[str, typer.Option("--name", "--role", help="Whose direction is read.")],
     layer: Annotated[int, typer.Option(help="The layer it was measured at.")],
-    position: Annotated[int, typer.Option(help="Post-instruction position, -1 is the last.")] = -1,
+    position: Annotated[int | None, typer.Option(help="Its position; the last by default.")] = None,
     reader: Annotated[
         str, typer.Option(help="addition, token-identity, selfie or logit-lens.")
     ] = "addition",
@@ -98,14 +140,16 @@ def patchscope(
         int, typer.Option(help="Length of an answer at most, in tokens.")
     ] = 40,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
     """Read a vector as text: add it at a question about nothing, or another reader."""
     with plainly(silent):
         chosen = _reader(reader, alpha, prompt, max_new_tokens)
-        direction = RoleVectors.load(vectors)[role].at(layer, position)
-        reading = read(loading.load(model), direction, chosen)
+        direction = Directions.load(vectors).direction(name, layer, position)
+        reading = read(load_model(model, dtype, device), direction, chosen)
         content = {
             "prompt": reading.prompt,
             "unsteered": reading.baseline,
@@ -142,17 +186,18 @@ def report(
     role_prompts: Prompts = None,
     base: Base = None,
     model: Model = "smollm2",
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
     """Describe a file of vectors on one HTML page: texts, separation, norms, cosines."""
     with plainly(silent):
         check_out(out)
+        known = Directions.load(vectors), prompts.load_roles(role_prompts), prompts.load_base(base)
         path = runs.describe(
-            loading.load(model),
-            RoleVectors.load(vectors),
-            prompts.load_roles(role_prompts),
-            prompts.load_base(base),
+            load_model(model, dtype, device),
+            *known,
             out,
             layer=layer,
             say=lambda line: None if silent or as_json else print(line, flush=True),
@@ -162,9 +207,9 @@ def report(
 
 def models(as_json: Json = False) -> None:
     """List what --model takes on this machine: the embedded model and cached hub models."""
-    found = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | loading.cached_models()
-    text = "\n".join(f"{name}  ({origin})" for name, origin in found.items())
-    tell(as_json, found, f"{text}\nor any hub id, local folder or .gguf file")
+    known = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | loading.cached_models()
+    text = "\n".join(f"{name}  ({origin})" for name, origin in known.items())
+    tell(as_json, known, f"{text}\nor any hub id, local folder or .gguf file")
 
 
 def roles(
@@ -174,6 +219,12 @@ def roles(
     """List the roles, their domains and how many prompts each has."""
     with plainly():
         known = prompts.load_roles(role_prompts)
-        content = {n: {"domain": own.domain, "prompts": len(own)} for n, own in known.items()}
-        lines = [f"{n:24}{own.domain or '-':18}{len(own):4} prompts" for n, own in known.items()]
+        content = {
+            name: {"domain": of_role.domain, "prompts": len(of_role)}
+            for name, of_role in known.items()
+        }
+        lines = [
+            f"{name:24}{of_role.domain or '-':18}{len(of_role):4} prompts"
+            for name, of_role in known.items()
+        ]
         tell(as_json, content, "\n".join(lines))

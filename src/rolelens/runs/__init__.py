@@ -1,6 +1,6 @@
 """Whole runs that end in a report."""
 
-from rolelens.runs.demo import ROLES, demo, describe
-from rolelens.runs.paper import paper
+from rolelens.runs.demonstration import ROLES, demo, describe
+from rolelens.runs.replication import paper
 
 __all__ = ["ROLES", "demo", "describe", "paper"]

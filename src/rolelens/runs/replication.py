@@ -9,24 +9,23 @@ from typing import Any
 import pandas as pd
 
 from rolelens import evidence, plots, stats
-from rolelens.benchmarks import Benchmark, load_benchmark
 from rolelens.errors import InputError, writing
 from rolelens.evidence import Study
 from rolelens.extraction import controlled_vectors
 from rolelens.lens import Lens
-from rolelens.patchscope import PROMPT, patchscope
+from rolelens.patchscoping import PROMPT, patchscope
 from rolelens.progress import Say
 from rolelens.prompts import RolePrompts, digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.rows import parsed
-from rolelens.scoring import Method
-from rolelens.vectors import RoleVectors, concat
-from rolelens.vectors.nulls import gaussian, imitated
+from rolelens.tasks import AnyTask, Method, load_task
+from rolelens.vectors import Direction, Directions
+from rolelens.vectors.nulls import gaussian
 
 TABLE_3 = {
-    "role": "role",
+    "name": "role",
     "domain": "domain",
-    "questions": "held-out questions",
+    "items": "held-out questions",
     "before": "unsteered",
     "after": "steered",
     "constant": "constant letter",
@@ -48,7 +47,7 @@ TABLE_3 = {
     "interaction_p_holm": "its p (Holm)",
 }
 TABLE_5 = {
-    "role": "role",
+    "name": "role",
     "domain": "domain",
     "before": "unsteered",
     "after": "ablated",
@@ -63,7 +62,7 @@ TABLE_5 = {
     "interaction_p_holm": "its p (Holm)",
 }
 PROMPTED = {
-    "role": "role",
+    "name": "role",
     "form": "put as",
     "domain": "domain",
     "before": "unsteered",
@@ -73,10 +72,8 @@ PROMPTED = {
     "high": "95 % high",
     "p_holm": "p (Holm)",
 }
-
-
 CHOSEN = {
-    "role": "role",
+    "name": "role",
     "domain": "domain",
     "layer": "layer",
     "position": "position",
@@ -84,7 +81,7 @@ CHOSEN = {
     "strength": "strength",
     "split_half": "split-half cosine",
     "shared": "cosine with all roles' mean",
-    "split_half_own": "split-half cosine without it",
+    "split_half_rest": "split-half cosine without it",
     "accuracy_gain": "gain where chosen",
     "margin_gain": "margin gain (nats)",
     "rank": "rank",
@@ -97,7 +94,7 @@ def paper(
     out: str | Path,
     *,
     data: str | Path | None = None,
-    vectors: RoleVectors | None = None,
+    vectors: Directions | None = None,
     method: Method = "letter",
     n_nulls: int = 1,
     seed: int = 0,
@@ -119,24 +116,24 @@ def paper(
         n_nulls: nulls of each kind for one role of each domain.
         seed: of the halves, the nulls, the split and the search.
         say: takes what is told on the way.
-        options: for :func:`rolelens.evidence.study`.
+        options: for :func:`rolelens.study`.
 
     Returns:
         Path of the report.
 
     Raises:
-        InputError: as for :func:`rolelens.evidence.study`, or the folder holds another run.
+        InputError: as for :func:`rolelens.study`, or the folder holds another run.
     """
     start, out = time.monotonic(), Path(out)
-    roles, base, bench = _data(data)
-    domains = {name: str(own.domain) for name, own in roles.items()}
-    prompts = {name: digest(own) for name, own in {"base": base, **roles}.items()}
+    roles, base, task = _data(data)
+    domains = {name: str(prompts.domain) for name, prompts in roles.items()}
+    digests = {name: digest(prompts) for name, prompts in {"base": base, **roles}.items()}
     _claim(
         out,
         {
             "model": [lens.name, lens.content, lens.source.model_class, lens.source.template],
-            "prompts": prompts if vectors is None else vectors.sha,
-            "questions": bench.sha,
+            "prompts": digests if vectors is None else vectors.sha,
+            "questions": task.sha,
             "method": method,
             "nulls": n_nulls,
             "seed": seed,
@@ -145,8 +142,8 @@ def paper(
     )
     if vectors is not None:
         vectors = lens.adopt(vectors)
-        say(f"{len(vectors.roles)} roles: {vectors.contrast}")
-        some = _one_each(vectors.roles, domains)
+        say(f"{len(vectors.names)} roles: {vectors.contrast}")
+        some = _one_each(vectors.tried, domains)
         halves, nulls = None, gaussian(vectors[some], n=n_nulls, seed=seed)
         vectors.save(out / "vectors.safetensors")
     else:
@@ -156,7 +153,7 @@ def paper(
     study = evidence.study(
         lens,
         vectors,
-        bench,
+        task,
         domains,
         nulls=nulls,
         halves=halves,
@@ -167,12 +164,12 @@ def paper(
         **options,
     )
     study.save(out / "tables")
-    readings = _readings(lens, concat(vectors, nulls), study.chosen)
+    readings = _readings(lens, study)
     if len(readings):
         readings.to_csv(out / "tables" / "readings.csv", index=False)
-    for line in study.verdicts if len(study.table) else []:
-        say(f"    {line}")
-    report = _report(lens, study, readings, bench, method, vectors.contrast)
+    for effect in study.effects:
+        say(f"    {effect.verdict}")
+    report = _report(lens, study, readings, task, method, vectors.contrast)
     path = report.save(out / "report.html").resolve()
     say(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. The report: {path}")
     return path
@@ -200,14 +197,14 @@ def _measured(
     base: list[str],
     out: Path,
     controls: Mapping[str, Any],
-) -> tuple[RoleVectors, tuple[RoleVectors, RoleVectors], RoleVectors]:
+) -> tuple[Directions, tuple[Directions, Directions], Directions]:
     """Role vectors, their halves and nulls; from the folder, where it has them."""
     files = [out / f"{name}.safetensors" for name in ("vectors", "half-1", "half-2", "nulls")]
     if not all(file.exists() for file in files):
         vectors, halves, nulls = controlled_vectors(lens, roles, base, **controls)
         for file, made in zip(files, (vectors, *halves, nulls), strict=True):
             made.save(file)
-    vectors, first, second, nulls = map(RoleVectors.load, files)
+    vectors, first, second, nulls = map(Directions.load, files)
     return vectors, (first, second), nulls
 
 
@@ -216,24 +213,27 @@ def _one_each(roles: Sequence[str], domains: Mapping[str, str]) -> list[str]:
     return list({domains.get(name, ""): name for name in reversed(roles)}.values())
 
 
-def _readings(lens: Lens, vectors: RoleVectors, chosen: pd.DataFrame) -> pd.DataFrame:
+def _readings(lens: Lens, study: Study) -> pd.DataFrame:
     """What the model says of "♦" under every chosen direction, of roles and of nulls."""
-    rows = chosen.to_dict("records")
-    cells = [(row["role"], int(row["layer"]), int(row["position"])) for row in rows]
-    directions = [vectors.direction(*cell) for cell in cells]
-    texts: dict[tuple[str, int, int], str] = {}
-    for reading in patchscope(lens, directions) if directions else []:
+    chosen: dict[tuple[str, int, int | None], Direction] = {}
+    for cells in study.cells.values():
+        for cell in cells:
+            chosen[cell.name, cell.layer, cell.position] = cell.steering.steps[0].direction
+    rows = []
+    for reading in patchscope(lens, list(chosen.values())) if chosen else []:
         d = reading.direction
-        texts[d.role, d.layer, d.position or -1] = reading.text
-    return pd.DataFrame(
-        {
-            "role": [name for name, _, _ in texts],
-            "layer": [layer for _, layer, _ in texts],
-            "position": [position for _, _, position in texts],
-            "named": [_names(imitated(name) or name, text) for (name, _, _), text in texts.items()],
-            "text": list(texts.values()),
-        }
-    )
+        imitated = d.null.imitates if d.null is not None else None
+        rows.append(
+            {
+                "name": d.name,
+                "layer": d.layer,
+                "position": d.position,
+                "imitates": imitated or "",
+                "named": _names(imitated or d.name, reading.text),
+                "text": reading.text,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _names(role: str, text: str) -> bool:
@@ -241,30 +241,28 @@ def _names(role: str, text: str) -> bool:
     return all(word.lower().rstrip("s") in text.lower() for word in role.split())
 
 
-def _data(
-    folder: str | Path | None,
-) -> tuple[dict[str, RolePrompts], list[str], Benchmark]:
+def _data(folder: str | Path | None) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
     if folder is None:
-        return load_roles(), load_base(), load_benchmark("mini")
+        return load_roles(), load_base(), load_task("mini")
     root = Path(folder)
     roles = load_roles(root / "role_prompts")
     most = max(map(len, roles.values()))
     base = load_base(root / "base_prompts" / "train.json")[:most]
-    return roles, base, load_benchmark(root / "mmlu_paper_split")
+    return roles, base, load_task(root / "mmlu_paper_split")
 
 
 def _report(
     lens: Lens,
     study: Study,
     readings: pd.DataFrame,
-    bench: Benchmark,
+    task: AnyTask,
     method: Method,
     contrast: str,
 ) -> Report:
     report = Report(
         f"Role vectors in {lens.name}",
-        f"Directions: {contrast}. Cells chosen on one part of {len(bench)} questions and tried on "
-        f"the rest; {method} scoring.",
+        f"Directions: {contrast}. Cells chosen on one part of {len(task)} questions and tried on "
+        f"the rest; {method} tasks.",
     )
     report.heading("What was found")
     for line in study.verdicts:
@@ -275,19 +273,19 @@ def _report(
             [
                 {
                     "domain": domain,
-                    "questions": own.questions,
-                    "accuracy": own.accuracy,
-                    "95 % low": own.low,
-                    "95 % high": own.high,
-                    "guessing": own.chance,
-                    "best constant letter": f"{own.letter} {own.constant:.3f}",
-                    "detectable change": own.detectable,
+                    "questions": room.items,
+                    "accuracy": room.value,
+                    "95 % low": room.low,
+                    "95 % high": room.high,
+                    "guessing": room.chance,
+                    "best constant letter": f"{room.letter} {room.constant:.3f}",
+                    "detectable change": room.detectable,
                 }
-                for domain, own in study.headroom.items()
+                for domain, room in study.headroom.items()
             ]
         )
     )
-    if len(study.table):
+    if study.effects:
         _findings(study, readings, report)
     report.provenance(lens.source)
     return report
@@ -302,35 +300,39 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
         "that is correct most often. The lowest and highest null are the gains of nulls in that "
         "very cell, as strong: what disturbance alone does."
     )
-    report.table(_columns(study.table, TABLE_3))
+    report.table(_columns(study.table(), TABLE_3))
     report.heading("Every role in every domain")
-    report.figure(plots.transfer(study.transfer))
+    report.figure(plots.transfer(study.table("transfer")))
     report.heading("Chosen cells, and nulls that were searched in the same way")
     report.text(
         "Strength is the norm of what is added, as a share of the norm of the residual stream. "
         "Rank is the share of the domain's nulls that gained as much margin where cells were "
         "chosen, the role itself counted: a description, which few nulls cannot make significant."
     )
-    cells = study.chosen[study.chosen["role"].map(imitated) == ""]
-    report.table(_columns(cells, CHOSEN))
+    chosen = study.table("chosen")
+    tried = [effect.name for effect in study.effects]
+    report.table(_columns(chosen[chosen["name"].isin(tried)], CHOSEN))
     report.heading("How often each letter is given")
     report.text("Shares of the held-out questions of the role's domain.")
-    wide = study.given.pivot(index="role", columns="letter", values=["correct", "before", "after"])
+    wide = study.table("given").pivot(
+        index="name", columns="letter", values=["correct", "before", "after"]
+    )
     wide.columns = [f"{column[1]} {column[0]}" for column in wide.columns]
     report.table(wide.fillna(0.0).reset_index())
     report.heading("What the chosen directions read as (the paper's Table 4)")
-    null = readings["role"].map(imitated) != ""
+    null = ~readings["name"].isin(tried)
     report.text(
         f"Answers to {PROMPT!r} while a direction is added with alpha 3. "
         f"{_rate(readings[~null])} roles are named by their direction's answer; of the nulls, "
         f"{_rate(readings[null])} name the role that they imitate."
     )
-    report.table(readings[~null])
-    if len(study.ablation):
+    report.table(readings[~null].drop(columns="imitates").rename(columns={"name": "role"}))
+    if study.ablation:
         report.heading("Directions removed (the paper's Table 5)")
-        report.table(_columns(study.ablation, TABLE_5))
-    report.heading("The role as a prompt, without steering")
-    report.table(_columns(study.prompted, PROMPTED))
+        report.table(_columns(study.table("ablation"), TABLE_5))
+    if study.prompted:
+        report.heading("The role as a prompt, without steering")
+        report.table(_columns(study.table("prompted"), PROMPTED))
 
 
 def _rate(readings: pd.DataFrame) -> str:
