@@ -4,9 +4,10 @@ import contextlib
 import ctypes
 import hashlib
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,42 @@ class HookedModel(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model."""
+
+
+_points: WeakKeyDictionary[HookedModel, tuple[Any, dict[str, Any]]] = WeakKeyDictionary()
+
+
+def points(model: HookedModel) -> dict[str, Any]:
+    """The hook points of a model by all of their names, which a bridge would collect each time."""
+    state = (getattr(model, "compatibility_mode", None), len(getattr(model, "_hook_registry", ())))
+    if model not in _points or _points[model][0] != state:
+        _points[model] = state, dict(model.hook_dict)
+    return _points[model][1]
+
+
+PLAIN_POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp.hook_post")
+"""Endings of the names of hooks that need no setting of TransformerLens to be called."""
+
+
+@contextmanager
+def hooked(model: HookedModel, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Install hooks for the duration of a context."""
+    known = points(model)
+    plain = [name.startswith("blocks.") and name.endswith(PLAIN_POINTS) for name, _ in hooks]
+    with ExitStack() as stack:
+        if not all(plain):
+            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
+            hooks = ()
+        for name, fn in hooks:
+            point = known[name]
+            point.add_hook(fn)
+            stack.callback(_take_off, point, point.fwd_hooks[-1])
+        yield
+
+
+def _take_off(point: Any, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks = [one for one in point.fwd_hooks if one is not handle]
 
 
 def run(

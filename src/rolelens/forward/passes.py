@@ -12,6 +12,7 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.models import Hook, HookedModel, HookFn
+from rolelens.forward.native import native, try_native
 from rolelens.forward.selection import Running, Selection, running, selects
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
@@ -114,7 +115,7 @@ def install(model: HookedModel, hooks: Sequence[Hook]) -> Iterator[None]:
 
 def foreign_hooks(model: HookedModel, known: Sequence[Sequence[Hook]]) -> bool:
     """Whether a model has hooks beyond those that :func:`install` has put there."""
-    points = {id(point): point for point in model.hook_dict.values()}
+    points = {id(point): point for point in models.points(model).values()}
     return sum(len(point.fwd_hooks) for point in points.values()) > sum(map(len, known))
 
 
@@ -215,7 +216,7 @@ def steered(
     Readers are installed last, so they see what the hooks have done.
     """
     mine = list(hooks(batch.rows) if callable(hooks) else hooks)
-    known = model.hook_dict if mine else {}
+    known = models.points(model)
     for name, _ in mine:
         if name not in known:
             raise InputError(f"the model has no hook {name!r}; it has {model.cfg.n_layers} layers.")
@@ -228,7 +229,7 @@ def steered(
     )
     token = running.set(published)
     try:
-        with torch.no_grad(), model.hooks(fwd_hooks=[*mine, *readers]):
+        with torch.no_grad(), models.hooked(model, [*mine, *readers]), native(model):
             yield
     finally:
         running.reset(token)
@@ -310,7 +311,8 @@ def unembed(
 
 
 def probe(model: HookedModel) -> None:
-    """Find out, once and before anything steers it, if a model can be unembedded by hand."""
+    """Find out, once and before anything steers it, how a model can be run and unembedded."""
+    try_native(model)
     if model not in _unembeds_by_hand:
         _unembeds_by_hand[model] = _unembedding_agrees(model)
 

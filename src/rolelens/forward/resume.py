@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rolelens.forward.models import Hook, HookedModel, right_aligned
+from rolelens.forward.models import Hook, HookedModel, hooked, right_aligned
+from rolelens.forward.native import native
 from rolelens.forward.passes import Stop, gather, until_stop
 
 
@@ -127,9 +128,9 @@ def resume(
     with (
         torch.no_grad(),
         _passed_over(model, layer),
-        model.hooks(fwd_hooks=[*own, *hooks, *readers]),
-        _bare_norms(model, layer),
+        hooked(model, [*own, *hooks, *readers]),
         _narrow_mlp(model, read, start.shape[1], hooks),
+        native(model, layer),
         until_stop(),
     ):
         model(given, return_type="logits", **kwargs)
@@ -216,22 +217,6 @@ def _passed_over(model: Any, below: int) -> Iterator[None]:
 
 
 @contextmanager
-def _bare_norms(model: Any, start: int) -> Iterator[None]:
-    """Let norms without hooks give what they wrap, without what their hooks would have seen."""
-    bare = []
-    try:
-        for block in list(model.blocks)[start:]:
-            for norm in block.modules():
-                if getattr(norm, "use_native_layernorm_autograd", False) and not _hooked(norm):
-                    norm.__dict__["forward"] = norm.original_component.forward
-                    bare.append(norm)
-        yield
-    finally:
-        for norm in bare:
-            norm.__dict__.pop("forward", None)
-
-
-@contextmanager
 def _narrow_mlp(
     model: Any, read: Int[Tensor, "row read"] | None, width: int, hooks: Sequence[Hook]
 ) -> Iterator[None]:
@@ -263,11 +248,6 @@ def _narrow(
     out = out_read.new_zeros(*x.shape[:2], out_read.shape[-1])
     out[torch.arange(len(x), device=x.device)[:, None], read.to(x.device)] = out_read
     return out
-
-
-def _hooked(module: Any) -> bool:
-    points = (module.hook_in, module.hook_out, module.hook_scale, module.hook_normalized)
-    return any(point.fwd_hooks or point.bwd_hooks for point in points)
 
 
 def _unchanged(*args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,177 @@
+"""Parts of a bridge that nobody hooked run as the transformers modules that they wrap.
+
+A bridge computes attention step by step, so that each step can be hooked; where nothing is hooked,
+the wrapped module gives the same numbers sooner.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rolelens.forward.models import HookedModel, is_bridge
+
+ENDS = ("hook_in", "hook_out")
+OPAQUE = ("PositionEmbeddingsAttentionBridge", "AttentionBridge", "MLPBridge", "GatedMLPBridge")
+"""Components that hold hooks of their own inside, and whose weights are those that they wrap."""
+THROUGH = ("BlockBridge", "ParallelBlockBridge", "LinearBridge")
+"""Components that put nothing but their ends around what they wrap."""
+GATES = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
+"""Settings of TransformerLens that change what a bridge computes."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A component that can be replaced by what it wraps.
+
+    Attributes:
+        component: the component.
+        original: what it wraps.
+        layer: of which block.
+        inside: hook points that have to be free.
+        ends: hook points before and after it, which may be hooked.
+        is_attention: whether it is attention.
+    """
+
+    component: Any
+    original: Any
+    layer: int
+    inside: tuple[Any, ...]
+    ends: tuple[Any, ...]
+    is_attention: bool
+
+
+_parts: WeakKeyDictionary[HookedModel, list[_Part]] = WeakKeyDictionary()
+_switched_off: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+
+
+@contextmanager
+def native(model: HookedModel, start: int = 0) -> Iterator[None]:
+    """Run the blocks from one on as transformers does, wherever hooks allow it.
+
+    Enter it when all hooks are installed. Where all attention is free of them, it is computed by
+    PyTorch's scaled dot product.
+    """
+    if not is_bridge(model) or _switched_off.get(model) or _changed(model):
+        yield
+        return
+    if model not in _parts:
+        _parts[model] = list(_replaceable(model))
+    replaced = []
+    attention = 0
+    with ExitStack() as restored:
+        for part in _parts[model]:
+            if part.layer < start or any(map(_hooked, part.inside)):
+                continue
+            attention += part.is_attention
+            hooked = any(map(_hooked, part.ends))
+            part.component.__dict__["forward"] = _Between(part) if hooked else part.original
+            replaced.append(part.component)
+        try:
+            if attention == model.cfg.n_layers - start:
+                restored.enter_context(_scaled_dot_product(model))
+            yield
+        finally:
+            for component in replaced:
+                component.__dict__.pop("forward", None)
+
+
+def try_native(model: HookedModel) -> None:
+    """Find out, once and before anything steers it, if this gives the bridge's own logits."""
+    if not is_bridge(model) or model in _switched_off:
+        return
+    ids = torch.arange(24).reshape(2, 12) % model.cfg.d_vocab
+    ids = ids.to(model.cfg.device)
+    with torch.no_grad():
+        expected = model(ids, return_type="logits", use_cache=False).float()
+        _switched_off[model] = False
+        try:
+            with native(model):
+                found = model(ids, return_type="logits", use_cache=False).float()
+        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+            _switched_off[model] = True  # an architecture that is built otherwise
+            return
+    tolerance = 1e-4 if model.unembed.W_U.dtype in (torch.float32, torch.float64) else 0.1
+    scale = expected.abs().max().clamp(min=1)
+    _switched_off[model] = bool((found - expected).abs().max() > tolerance * scale)
+
+
+class _Between:
+    """What a component wraps, between the hooks at its ends."""
+
+    def __init__(self, part: _Part) -> None:
+        self._original, (self._before, self._after) = part.original, part.ends
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (self._before(args[0]), *args[1:])
+        else:
+            kwargs["hidden_states"] = self._before(kwargs["hidden_states"])
+        out = self._original(*args, **kwargs)
+        if isinstance(out, Tensor):
+            return self._after(out)
+        return (self._after(out[0]), *out[1:])
+
+
+def _replaceable(model: Any) -> Iterator[_Part]:
+    """The components of all blocks that can be replaced."""
+    for layer, block in enumerate(model.blocks):
+        for component in block.modules():
+            original = component.__dict__.get("_modules", {}).get("_original_component")
+            if original is None:
+                continue
+            kind = type(component).__name__
+            ends = tuple(getattr(component, name, None) for name in ENDS)
+            if kind in OPAQUE and None not in ends:
+                inside = _points(component, deep=True, but=ends)
+                yield _Part(component, original, layer, inside, ends, "Attention" in kind)
+            elif kind in THROUGH and None not in ends:
+                inside = _points(component, deep=False, but=ends)
+                yield _Part(component, original, layer, inside, ends, False)
+            elif getattr(component, "use_native_layernorm_autograd", False):
+                yield _Part(component, original, layer, _points(component, deep=True), (), False)
+
+
+def _points(component: Any, *, deep: bool, but: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Hook points of a component, and of those inside of it."""
+    modules = component.modules() if deep else component.children()
+    return tuple(
+        module
+        for module in modules
+        if hasattr(module, "fwd_hooks") and not any(module is end for end in but)
+    )
+
+
+def _hooked(point: Any) -> bool:
+    return bool(point._forward_hooks or point._backward_hooks or point._forward_pre_hooks)
+
+
+def _changed(model: Any) -> bool:
+    """Whether a bridge computes something else than what it wraps, as with processed weights."""
+    return bool(getattr(model, "compatibility_mode", False)) or any(
+        getattr(model.cfg, name, False) for name in GATES
+    )
+
+
+@contextmanager
+def _scaled_dot_product(model: Any) -> Iterator[None]:
+    """Let transformers compute attention by PyTorch's own function, where that is the same."""
+    config = model.original_model.config.get_text_config()
+    chosen = config._attn_implementation
+    if (
+        chosen != "eager"
+        or not getattr(model.original_model, "_supports_sdpa", False)
+        or getattr(config, "attn_logit_softcapping", None)
+        or any(p.original.config is not config for p in _parts[model] if p.is_attention)
+    ):
+        yield
+        return
+    config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        config._attn_implementation = chosen
