@@ -131,9 +131,7 @@ def main() -> None:
     if "sample" in only:
         name = "sampled (rolelens), beside greedy (rolelens)"
         sampled = {"temperature": 1.0, "top_p": 0.95}
-        compared(
-            name, lambda: answers(steering), lambda: answers(steering, **sampled), given.times
-        )
+        compared(name, lambda: answers(steering), lambda: answers(steering, **sampled), given.times)
     if "cells" in only:
         few = problems.take(range(8))
         grid = {"positions": [-1], "alphas": [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]}

@@ -161,6 +161,8 @@ def no_hook_is_left() -> object:
     for lens in _lenses.values():
         left = [name for name, point in lens.model.hook_dict.items() if point.fwd_hooks]
         assert not left, f"hooks left at {left}"
+        left = [name for name, part in lens.model.named_modules() if "forward" in vars(part)]
+        assert not left, f"replaced still: {left}"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens import forward
@@ -464,22 +464,57 @@ def _picker(temperature: float, top_p: float, seeds: Sequence[int]) -> Pick:
             f"temperature is {temperature} and top_p is {top_p}; temperature has to be 0 (greedy) "
             "or above, and top_p above 0 and at most 1."
         )
-    temperature = float(temperature)
     if temperature == 0:
         return lambda logits, going: logits.argmax(dim=-1)
-    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+    return _Sampler(float(temperature), float(top_p), seeds)
 
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-    warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(top_p)]
 
-    def sample(logits: Tensor, going: Tensor) -> Tensor:
-        for warper in warpers:
-            logits = warper(None, logits)
-        shares = logits.softmax(dim=-1).cpu()
-        drawn = [
-            torch.multinomial(share, 1, generator=streams[row])
-            for share, row in zip(shares, going.tolist(), strict=True)
-        ]
-        return torch.cat(drawn).to(logits.device)
+class _Sampler:
+    """Sampling with one random stream a row, where the logits are."""
 
-    return sample
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int]) -> None:
+        self._temperature, self._top_p = temperature, top_p
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._drawn = torch.empty(len(seeds), 0)
+        self._step = 0
+
+    def __call__(
+        self, logits: Float[Tensor, "going vocab"], going: Int[Tensor, " going"]
+    ) -> Int[Tensor, " going"]:
+        if self._step == self._drawn.shape[1]:
+            self._step = 0
+            drawn = [torch.rand(DRAWN, generator=stream) for stream in self._streams]
+            self._drawn = torch.stack(drawn).to(logits.device)
+        uniform = self._drawn[going.to(logits.device), self._step]
+        self._step += 1
+        return sampled(logits / self._temperature, self._top_p, uniform)
+
+
+DRAWN = 64
+"""Random numbers that are drawn, and moved to the device, at once."""
+
+
+def sampled(
+    logits: Float[Tensor, "row vocab"], top_p: float, uniform: Float[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """A token a row, by the inverse of the cumulative distribution.
+
+    Args:
+        logits: of the tokens.
+        top_p: the nucleus: as few of the likeliest tokens as have this probability together.
+        uniform: between 0 and 1, a number each.
+    """
+    shares = logits.float().softmax(dim=-1)
+    tokens = None
+    if top_p < 1:
+        # Almost always a few hundred tokens have it, which are sooner sorted than all.
+        for n in (256, 4096, shares.shape[1]):
+            sorted_shares, tokens = shares.topk(min(n, shares.shape[1]))
+            if n >= shares.shape[1] or bool((sorted_shares.sum(dim=-1) > top_p).all()):
+                break
+        before = sorted_shares.cumsum(dim=-1) - sorted_shares
+        shares = sorted_shares.where(before < top_p, 0.0)
+    reached = shares.cumsum(dim=-1)
+    wanted = uniform.to(reached)[:, None] * reached[:, -1:]
+    place = torch.searchsorted(reached, wanted, right=True).clamp(max=reached.shape[1] - 1)
+    return (place if tokens is None else tokens.gather(1, place))[:, 0]

@@ -7,17 +7,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rolelens.forward import models
+from rolelens.forward import caches, models
 from rolelens.forward.models import HookedModel
 from rolelens.forward.passes import (
     Hooks,
     final_residual,
+    installed,
     labels_of,
     selections_of,
     steered,
     unembed,
 )
-from rolelens.forward.selection import Running, first_selected
+from rolelens.forward.selection import Running, first_selected, selected
 from rolelens.forward.tokens import Batch
 
 Pick: TypeAlias = Callable[
@@ -46,8 +47,8 @@ def decode(
         pick: chooses the next tokens.
         max_new_tokens: how many steps at most.
         stop: tokens that end a row. Where half of the rows have ended, the others go on alone.
-        hooks: what is done to the stream, at the prompt and at every new token. What prompts of one
-            length share before the first token that row-wise hooks edit runs once.
+        hooks: what is done to the stream, at the prompt and at every new token. A beginning that
+            all prompts share runs once, as far as it is edited alike in all rows.
         cache: keep keys and values; without, every step runs the whole sequence again, and the
             prompts have to be of one length.
 
@@ -56,16 +57,15 @@ def decode(
     """
     several = len(set(batch.lengths.tolist())) > 1
     rows = torch.arange(len(batch.rows))
-    first_edited = _first_edited(batch, hooks)
-    after_prompt = bool((first_edited >= batch.lengths).all())
-    at_prompt = () if after_prompt else hooks
-    first, which = _distinct(batch, labels_of(at_prompt, batch.rows))
+    at_prompt = () if _after_prompt(batch, hooks) else hooks
+    labels = labels_of(at_prompt, batch.rows)
+    first, which = _distinct(batch, labels)
     prompts = batch.part(first, slice(None))
-    untouched = _untouched(prompts, first_edited) if callable(at_prompt) and cache else 0
+    shared = _shared_beginning(model, prompts, at_prompt, labels[first]) if cache else 0
     state = (
-        _Ragged(model, prompts, at_prompt)
+        _Ragged(model, prompts, at_prompt, shared)
         if several
-        else _Even(model, prompts, at_prompt, cache, untouched)
+        else _Even(model, prompts, at_prompt, cache, shared)
     )
     logits = state.logits()[which.to(model.cfg.device)]
     if len(first) < len(rows):
@@ -90,18 +90,12 @@ class _Even:
     """Rows of one length."""
 
     def __init__(
-        self, model: HookedModel, batch: Batch, hooks: Hooks, cache: bool, untouched: int
+        self, model: HookedModel, batch: Batch, hooks: Hooks, cache: bool, shared: int
     ) -> None:
         self.model, self.batch, self.hooks = model, batch, hooks
         self.ids = batch.ids.to(model.cfg.device)
-        self.start = untouched
-        n = len(batch.rows)
-        self.cache = models.new_cache(model, 1 if self.start else n) if cache else None
-        if self.start:
-            with steered(model, batch, (), (), width=self.start):
-                models.run(model, self.ids[:1, : self.start], self.cache, last_only=True)
-            first = torch.zeros(n, dtype=torch.long, device=self.ids.device)
-            models.select_rows(self.cache, first)
+        self.start = shared
+        self.cache = _begun(model, batch, hooks, shared) if cache else None
 
     def logits(self) -> Float[Tensor, "row vocab"]:
         start, width = self.start, self.ids.shape[1] - self.start
@@ -117,19 +111,20 @@ class _Even:
         self.batch = self.batch.part(rows, slice(None))
         self.ids = self.ids[rows.to(self.ids.device)]
         if self.cache is not None:
-            models.select_rows(self.cache, rows.to(self.ids.device))
+            caches.select_rows(self.cache, rows.to(self.ids.device))
 
 
 class _Ragged:
     """Rows of several lengths, padded on the right at first (columns are positions), then left."""
 
-    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks) -> None:
+    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks, shared: int) -> None:
         self.model, self.batch, self.hooks = model, batch, hooks
         self.lengths = batch.lengths
-        self.cache: Any = models.new_cache(model, len(self.lengths), whole=True)
-        index = (self.lengths - 1)[:, None]
-        self.final = final_residual(model, batch, index, hooks, cache=self.cache)[:, 0]
-        models.move_right(self.cache, self.lengths)
+        self.cache: Any = _begun(model, batch, hooks, shared, whole=True)
+        rest = batch.part(torch.arange(len(self.lengths)), slice(shared, None))
+        index = (self.lengths - 1 - shared)[:, None]
+        self.final = final_residual(model, rest, index, hooks, cache=self.cache, start=shared)[:, 0]
+        caches.move_right(self.cache, self.lengths)
         self.chosen: Tensor | None = None
 
     def logits(self) -> Float[Tensor, "row vocab"]:
@@ -148,7 +143,7 @@ class _Ragged:
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         self.batch = self.batch.part(rows, slice(None))
         self.lengths = self.lengths[rows]
-        models.select_rows(self.cache, rows.to(self.model.cfg.device))
+        caches.select_rows(self.cache, rows.to(self.model.cfg.device))
 
 
 def _distinct(
@@ -164,17 +159,45 @@ def _distinct(
     return first, which
 
 
-def _first_edited(batch: Batch, hooks: Hooks) -> Int[Tensor, " row"]:
-    """The first token of each row that hooks edit; 0 where hooks do not say."""
+def _after_prompt(batch: Batch, hooks: Hooks) -> bool:
+    """Whether hooks say that they edit no token of the prompts."""
     chosen = selections_of(hooks)
     if chosen is None:
-        return torch.zeros_like(batch.lengths)
+        return False
     now = Running(torch.arange(batch.ids.shape[1] + 1), batch.prompt_lengths, batch.n_post)
-    return first_selected(now, chosen)
+    return bool((first_selected(now, chosen) >= batch.lengths).all())
 
 
-def _untouched(batch: Batch, first_edited: Int[Tensor, " row"]) -> int:
-    """Tokens at the beginning that are the same in all prompts and that no hook edits."""
-    first = min(int(first_edited.min()), batch.ids.shape[1] - 1)
-    same = (batch.ids == batch.ids[:1]).all(dim=0)[:first]
-    return int(same.int().cumprod(dim=0).sum())
+WORTH = 64
+"""Tokens that a pass of its own over what prompts share has to save."""
+
+
+def _shared_beginning(
+    model: HookedModel, batch: Batch, hooks: Hooks, labels: Int[Tensor, " row"]
+) -> int:
+    """Tokens at the beginning that are the same in all rows and edited alike."""
+    each = [selections_of(given) for given in (hooks, *installed(model))]
+    if None in each:
+        return 0
+    same = (batch.ids == batch.ids[:1]).all(dim=0)
+    now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+    for tokens in {tokens for chosen in each for tokens in chosen or ()}:
+        edited = selected(now, tokens)
+        alike = (edited == edited[:1]).all(dim=0) & bool((labels == labels[0]).all())
+        same &= alike | ~edited.any(dim=0)
+    shared = int(same[: int(batch.lengths.min()) - 1].int().cumprod(dim=0).sum())
+    return shared if shared * (len(batch.rows) - 1) >= WORTH else 0
+
+
+def _begun(
+    model: HookedModel, batch: Batch, hooks: Hooks, shared: int, *, whole: bool = False
+) -> Any:
+    """A cache with what all rows share, of which the first row stands for all."""
+    n = len(batch.rows)
+    cache = caches.new_cache(model, 1 if shared else n, whole=whole)
+    if shared:
+        one = batch.part(torch.tensor([0]), slice(0, shared))
+        with steered(model, one, hooks, ()):
+            models.run(model, one.ids, cache, last_only=True)
+        caches.select_rows(cache, torch.zeros(n, dtype=torch.long, device=model.cfg.device))
+    return cache

@@ -46,6 +46,11 @@ def points(model: HookedModel) -> dict[str, Any]:
     return _points[model][1]
 
 
+def is_hooked(model: HookedModel) -> bool:
+    """Whether any hook is installed."""
+    return any(point.fwd_hooks for point in points(model).values())
+
+
 PLAIN_POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp.hook_post")
 """Endings of the names of hooks that need no setting of TransformerLens to be called."""
 
@@ -84,10 +89,10 @@ def run(
     Args:
         model: the model.
         ids: tokens, without padding on the left.
-        cache: from :func:`new_cache`; the forward pass fills it.
+        cache: from :func:`caches.new_cache`; the forward pass fills it.
         last_only: unembed the last position only, where the model can.
-        behind: how many tokens of the cache each row follows, after :func:`move_right`; all of
-            them by default.
+        behind: how many tokens of the cache each row follows, after :func:`caches.move_right`;
+            all of them by default.
     """
     ids = ids.to(model.cfg.device)
     kwargs: dict[str, Any] = {}
@@ -108,50 +113,6 @@ def run(
         kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(ids)}
     logits: Tensor = model(ids, return_type="logits", **kwargs)
     return logits
-
-
-def new_cache(model: HookedModel, rows: int, *, whole: bool = False) -> Any:
-    """An empty cache of keys and values.
-
-    Args:
-        model: the model.
-        rows: how many there are.
-        whole: of a bridge: keep everything where attention is sliding, too; the mask cuts it.
-    """
-    if is_bridge(model):
-        from transformers import DynamicCache
-
-        return DynamicCache() if whole else DynamicCache(config=_wrapped(model).config)
-    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
-
-
-def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
-    """Keep these rows of a cache, in this order; a row may be named more than once."""
-    if hasattr(cache, "batch_select_indices"):
-        cache.batch_select_indices(rows)
-        return
-    for entry in cache.entries:
-        entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
-    cache.previous_attention_mask = cache.previous_attention_mask[rows]
-
-
-def move_right(cache: Any, lengths: Int[Tensor, " row"]) -> None:
-    """Move the first tokens of each row of a whole cache to its right end, over the padding."""
-    width = cache.get_seq_length()
-    for entry in cache.layers:
-        for name in ("keys", "values"):
-            setattr(entry, name, right_aligned(getattr(entry, name), lengths, width).contiguous())
-
-
-def right_aligned(
-    kept: Float[Tensor, "row head position d_head"], lengths: Int[Tensor, " row"], width: int
-) -> Float[Tensor, "row head width d_head"]:
-    """The first positions of each row, moved to the right end; what stands before is not used."""
-    index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(kept.device)
-    rows = torch.arange(len(lengths), device=kept.device)[:, None]
-    return kept.transpose(1, 2)[rows, index].transpose(1, 2)
 
 
 def unembed(

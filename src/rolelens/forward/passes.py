@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward import models
+from rolelens.forward import caches, models
 from rolelens.forward.models import Hook, HookedModel, HookFn
 from rolelens.forward.native import native, try_native
 from rolelens.forward.selection import Running, Selection, running, selects
@@ -165,7 +165,7 @@ def answer_logprobs(
             starts = torch.cat([starts, batch.rows[:, None]], dim=1)
         prompts, prompt_of = torch.unique(starts, dim=0, return_inverse=True)
         first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
-        cache = models.new_cache(model, len(prompts))
+        cache = caches.new_cache(model, len(prompts))
         last = torch.full((len(prompts), 1), length - 1)
         before = final_residual(
             model, batch.part(first, slice(0, length)), last, hooks, cache=cache
@@ -173,7 +173,7 @@ def answer_logprobs(
         final = before
         width = batch.ids.shape[1] - length
         if width > 1:
-            models.select_rows(cache, prompt_of.to(model.cfg.device))
+            caches.select_rows(cache, prompt_of.to(model.cfg.device))
             rows = torch.arange(len(batch.rows))
             index = torch.arange(width - 1).expand(len(rows), -1)
             part = batch.part(rows, slice(length, length + width - 1))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.forward.edits import Edit, Operation
-from rolelens.forward.models import Hook, HookedModel, is_bridge, points
+from rolelens.forward.models import Hook, HookedModel, is_bridge, is_hooked
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
 from rolelens.forward.selection import Selection
 from rolelens.forward.shared import Shared
@@ -88,7 +88,7 @@ def resumes(model: HookedModel) -> bool:
 
     They do not while hooks are installed: those expect whole passes.
     """
-    if any(point.fwd_hooks for point in points(model).values()):
+    if is_hooked(model):
         return False
     if model not in _resumes:
         _resumes[model] = is_bridge(model) and _agrees(model)

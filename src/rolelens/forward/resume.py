@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rolelens.forward.models import Hook, HookedModel, hooked, right_aligned
+from rolelens.forward.caches import right_aligned
+from rolelens.forward.models import Hook, HookedModel, hooked
 from rolelens.forward.native import native
 from rolelens.forward.passes import Stop, gather, until_stop
 

@@ -1,0 +1,98 @@
+"""Keys and values of tokens that were run, which those that follow attend to."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from rolelens.forward.models import HookedModel, is_bridge
+
+ROOM = 64
+"""Tokens that a cache has room for before it is copied to a larger place."""
+
+
+def new_cache(model: HookedModel, rows: int, *, whole: bool = False) -> Any:
+    """An empty cache of keys and values.
+
+    Args:
+        model: the model.
+        rows: how many there are.
+        whole: of a bridge: keep everything where attention is sliding, too; the mask cuts it.
+    """
+    if not is_bridge(model):
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
+    wrapped: Any = model
+    cache = DynamicCache(config=wrapped.original_model.config)
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
+    cache.layers = [_Roomy() if type(layer) in kinds else layer for layer in cache.layers]
+    return cache
+
+
+def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
+    """Keep these rows of a cache, in this order; a row may be named more than once."""
+    if hasattr(cache, "batch_select_indices"):
+        cache.batch_select_indices(rows)
+        return
+    for entry in cache.entries:
+        entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+    cache.previous_attention_mask = cache.previous_attention_mask[rows]
+
+
+def move_right(cache: Any, lengths: Int[Tensor, " row"]) -> None:
+    """Move the first tokens of each row of a whole cache to its right end, over the padding."""
+    width = cache.get_seq_length()
+    for entry in cache.layers:
+        for name in ("keys", "values"):
+            setattr(entry, name, right_aligned(getattr(entry, name), lengths, width).contiguous())
+
+
+def right_aligned(
+    kept: Float[Tensor, "row head position d_head"], lengths: Int[Tensor, " row"], width: int
+) -> Float[Tensor, "row head width d_head"]:
+    """The first positions of each row, moved to the right end; what stands before is not used."""
+    index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(kept.device)
+    rows = torch.arange(len(lengths), device=kept.device)[:, None]
+    return kept.transpose(1, 2)[rows, index].transpose(1, 2)
+
+
+class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values with room behind them, so that a step copies no token but its own."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._places: tuple[Tensor, Tensor] | None = None
+        self._shown: tuple[Any, Any] = (None, None)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            super().update(key_states, value_states)
+        else:
+            self.keys, self.values = self._extended(key_states, value_states)
+        return self.keys, self.values  # type: ignore[return-value]
+
+    def _extended(self, *new: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with new ones behind them."""
+        kept: Any = (self.keys, self.values)
+        have, end = kept[0].shape[2], kept[0].shape[2] + new[0].shape[2]
+        # Whoever selects or moves rows puts new tensors here.
+        moved = any(now is not shown for now, shown in zip(kept, self._shown, strict=True))
+        if self._places is None or moved or end > self._places[0].shape[2]:
+            self._places = _place(kept[0], end + ROOM), _place(kept[1], end + ROOM)
+        for place, states in zip(self._places, new, strict=True):
+            place[:, :, have:end] = states
+        self._shown = self._places[0][:, :, :end], self._places[1][:, :, :end]
+        return self._shown
+
+
+def _place(kept: Float[Tensor, "row head position d_head"], length: int) -> Tensor:
+    """A copy with room for more positions."""
+    rows, heads, have, width = kept.shape
+    place = kept.new_empty(rows, heads, length, width)
+    place[:, :, :have] = kept
+    return place
