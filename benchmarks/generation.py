@@ -147,7 +147,7 @@ def main() -> None:
 
         def swept() -> list[str]:
             result = rl.sweep(lens, vectors, few, max_new_tokens=NEW, **grid)
-            return [text for cell in result.cells for text in result.answers(cell.steering)]
+            return [text for cell in result.cells for (text,) in result.cell(cell).texts]
 
         name = f"{CELLS} cells on 8 problems, beside a generate a cell"
         compared(name, one_by_one, swept, 1)

@@ -1,6 +1,5 @@
 """Models that the tests share."""
 
-import gc
 import os
 
 # No test reaches for a hub; a client that is offline says so at once. Set before it is imported.
@@ -138,11 +137,6 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, torch.get_num_threads() // WORKERS)
 if WORKERS > 1:
     os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
-
-
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of garbage collection, which statsmodels forces at every call."""
-    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

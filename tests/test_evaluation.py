@@ -103,7 +103,7 @@ def test_rows_of_cloze_are_questions(llama: rl.Lens) -> None:
             torch.testing.assert_close(
                 together.logprobs[n, : len(alone)], alone, atol=1e-4, rtol=1e-4
             )
-    with pytest.raises(rl.InputError, match="prompt 2 has no steering; there are 2"):
+    with pytest.raises(rl.InputError, match="2 steerings and 3 prompts do not pair up"):
         rl.evaluate(llama, QUESTIONS, rl.by_row(steerings[:2]))
 
 

@@ -97,8 +97,10 @@ def test_rows_are_steered_each_in_its_own_way(lens: rl.Lens) -> None:
         alone = rl.activations(lens, [prompt], hooks=steerings[i])[0]
         torch.testing.assert_close(together[i], alone, atol=1e-4, rtol=1e-4)
         assert [texts[i]] == lens.generate([prompt], hooks=steerings[i], max_new_tokens=5)
-    with pytest.raises(rl.InputError, match="prompt 5 has no steering; there are 5"):
+    with pytest.raises(rl.InputError, match="5 steerings and 6 prompts do not pair up"):
         rl.activations(lens, [*prompts, "Hi."], hooks=rl.by_row(steerings))
+    with pytest.raises(rl.InputError, match="5 steerings and 4 prompts do not pair up"):
+        lens.generate(prompts[:4], hooks=rl.by_row(steerings), max_new_tokens=1)
 
 
 def test_strength_as_a_share_of_the_residual_norm(direction: rl.Direction) -> None:

@@ -49,19 +49,23 @@ def bench() -> Questions:
 
 
 @pytest.fixture(scope="module")
-def result(lens, roles, vectors, bench, tmp_path_factory) -> rl.Study:
+def arguments(lens, roles, vectors, bench, tmp_path_factory) -> dict:
     base = planted.prompts(None, 24)
-    return rl.study(
-        lens,
-        vectors,
-        bench,
-        ROLES,
-        nulls=rl.null_vectors(lens, roles, base, n=2),
-        halves=rl.half_vectors(lens, roles, base),
-        folder=tmp_path_factory.mktemp("study"),
-        text=TEXT,
+    return {
+        "vectors": vectors,
+        "task": bench,
+        "domains": ROLES,
+        "nulls": rl.null_vectors(lens, roles, base, n=2),
+        "halves": rl.half_vectors(lens, roles, base),
+        "folder": tmp_path_factory.mktemp("study"),
+        "text": TEXT,
         **OPTIONS,
-    )
+    }
+
+
+@pytest.fixture(scope="module")
+def result(lens, arguments) -> rl.Study:
+    return rl.study(lens, **arguments)
 
 
 def test_a_planted_effect_is_found_where_it_is(result: rl.Study) -> None:
@@ -128,7 +132,7 @@ def test_a_domain_s_nulls_serve_all_of_its_roles_at_equal_strength(lens, vectors
     noise = gaussian(vectors["mathematician"], n=2)
     longer = dataclasses.replace(noise, directions=5 * noise.directions)
     columns = ["null_low", "null_high", "null_rank"]
-    options = OPTIONS | {"ablated": 0}
+    options = OPTIONS | {"ablated": 0, "prompted": False}
     first, second = (
         rl.study(lens, both, bench, where, nulls=nulls, **options).table()
         for nulls in (noise, longer)
@@ -172,14 +176,13 @@ def test_ablation_and_prompts_stand_beside(result: rl.Study) -> None:
     assert set(result.table("given")["name"]) == set(ROLES)
 
 
-def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, result, tmp_path) -> None:
-    nulls = rl.null_vectors(lens, roles, planted.prompts(None, 24), n=2)
-    arguments = {"nulls": nulls, "folder": tmp_path / "stores", **OPTIONS}
-    first = rl.study(lens, vectors, bench, ROLES, **arguments)
-    again = rl.study(lens, vectors, bench, ROLES, **arguments)
-    pd.testing.assert_frame_equal(first.table(), again.table())
-    without = result.table().drop(columns="perplexity")
-    pd.testing.assert_frame_equal(first.table(), without)
+def test_a_study_is_saved_and_goes_on(lens, arguments, result, tmp_path) -> None:
+    pieces = {store: rl.sweeps.status(store).done for store in arguments["folder"].glob("*.db")}
+    again = rl.study(lens, **arguments)
+    pd.testing.assert_frame_equal(again.table(), result.table())
+    for which in ("chosen", "answers", "nulls", "ablation"):
+        pd.testing.assert_frame_equal(again.table(which), result.table(which))
+    assert pieces == {store: rl.sweeps.status(store).done for store in pieces}
     folder = again.save(tmp_path / "out")
     assert len(pd.read_csv(folder / "answers.csv")) == 3 * 180
     assert (folder / "verdicts.txt").read_text().count("\n") == 3
@@ -190,7 +193,8 @@ def test_a_study_is_saved_and_goes_on(lens, vectors, roles, bench, result, tmp_p
 
 
 def test_every_fold_is_asked_once(lens, vectors, bench) -> None:
-    result = rl.study(lens, vectors, bench, ROLES, folds=3, **(OPTIONS | {"ablated": 0}))
+    options = {"positions": [-1], "layers": [1, 2], "ablated": 0, "prompted": False}
+    result = rl.study(lens, vectors, bench, ROLES, folds=3, **options)
     assert (result.table()["items"] == 120).all()
     assert len(result.table("chosen")) == 9
     assert result.table().set_index("name").loc["mathematician", "p_holm"] < 0.05
@@ -215,7 +219,7 @@ def test_at_chance_nothing_is_searched(lens, vectors, bench) -> None:
 def test_shuffled_labels_give_few_false_positives(lens, vectors) -> None:
     """Each role has questions of its own, so that the tests of one study are independent."""
     small = rl.load_task([rl.Question(**row) for row in planted.questions(60)])
-    options = {"positions": [-1], "layers": [2], "ablated": 0, "anyway": True}
+    options = {"positions": [-1], "layers": [2], "ablated": 0, "anyway": True, "prompted": False}
     p = []
     for seed in range(8):
         labels = shuffled(small, seed)

@@ -1,6 +1,7 @@
 """How a score would change, to first order, if the residual stream were changed anywhere."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.forward import models
-from rolelens.forward.models import HookedModel
-from rolelens.forward.passes import Stop, bind, probe, steered, until_stop
+from rolelens.forward.models import Hook, HookedModel
+from rolelens.forward.passes import Stop, probe, steered, until_stop
 from rolelens.forward.selection import Running, Selection, selected
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
@@ -72,19 +73,25 @@ def _forward(
     entries: dict[int, Tensor] = {}
     final: list[Tensor] = []
 
-    def keep(x: Tensor, hook: Any, *, layer: int) -> Tensor:
-        entries[layer] = x.detach().requires_grad_() if layer == layers[0] else x
-        return entries[layer]
-
-    def finish(x: Tensor, hook: Any) -> None:
-        final.append(x)
-        raise Stop
-
-    readers = [(f"blocks.{layer}.hook_resid_pre", bind(keep, layer=layer)) for layer in layers]
-    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", finish))
+    readers: list[Hook] = [
+        (f"blocks.{layer}.hook_resid_pre", partial(_entered, entries, layer, layers[0]))
+        for layer in layers
+    ]
+    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(_left, final)))
     with steered(model, batch, (), readers), torch.enable_grad(), until_stop():
         models.run(model, batch.ids)
     return entries, final[0]
+
+
+def _entered(entries: dict[int, Tensor], layer: int, lowest: int, x: Tensor, hook: Any) -> Tensor:
+    """What enters a layer; the graph begins at the lowest."""
+    entries[layer] = x.detach().requires_grad_() if layer == lowest else x
+    return entries[layer]
+
+
+def _left(final: list[Tensor], x: Tensor, hook: Any) -> None:
+    final.append(x)
+    raise Stop
 
 
 def _score(

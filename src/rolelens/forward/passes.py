@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import caches, models
-from rolelens.forward.models import Hook, HookedModel, HookFn
+from rolelens.forward.models import Hook, HookedModel
 from rolelens.forward.native import native, try_native
 from rolelens.forward.selection import Running, Selection, running, selects
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
@@ -37,10 +38,12 @@ class Regrouped:
 
     Attributes:
         selections: the tokens that are edited; None where the hooks do not say.
+        n: how many rows there are.
     """
 
     def __init__(self, hooks: RowHooks, of: Int[Tensor, " row"]) -> None:
-        self._hooks, self._of = hooks, of
+        check_rows(hooks, int(of.max()) + 1)
+        self._hooks, self._of, self.n = hooks, of, len(of)
         self.selections = getattr(hooks, "selections", None)
 
     def __call__(self, rows: Int[Tensor, " row"]) -> Sequence[Hook]:
@@ -50,6 +53,16 @@ class Regrouped:
     def labels(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Rows of the same label are steered alike."""
         return labels_of(self._hooks, self._of[rows])
+
+
+def check_rows(hooks: Hooks, rows: int) -> None:
+    """Refuse row-wise hooks that are of another number of rows."""
+    n = getattr(hooks, "n", rows)
+    if n != rows:
+        raise InputError(
+            f"{n} steerings and {rows} prompts do not pair up; pass one for each prompt "
+            "(rl.Steering() does nothing)."
+        )
 
 
 def labels_of(hooks: Hooks, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
@@ -78,6 +91,7 @@ def check_effect(model: HookedModel, hooks: Hooks, tokens: Tokens, *, unread: in
             f"hooks is a {type(hooks).__name__}; pass steering such as rl.add(direction, 3.0), or "
             "a list of (hook_name, function)."
         )
+    check_rows(hooks, len(tokens))
     functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
     for chosen in {one for fn in functions for one in getattr(fn, "selections", None) or ()}:
         lengths = [len(ids) - unread for ids in tokens.ids]
@@ -248,9 +262,26 @@ def until_stop() -> Iterator[None]:
     )
 
 
-def bind(keep: Callable[..., Tensor | None], **fixed: int) -> HookFn:
-    """Make a hook of a function of more arguments."""
-    return lambda x, hook: keep(x, hook, **fixed)
+# Functions of their own, and not inside of those that use them, which run once a batch.
+def keep_entry(
+    entries: dict[int, Tensor],
+    layer: int,
+    take: Callable[[Tensor], Tensor] | None,
+    last: int,
+    x: Tensor,
+    hook: Any,
+) -> None:
+    """Keep what is taken of a layer; the pass ends where as many are kept as ``last`` says."""
+    entries[layer] = x if take is None else take(x)
+    if len(entries) == last:
+        raise Stop
+
+
+def finish(final: list[Tensor], read: Int[Tensor, "row read"] | None, x: Tensor, hook: Any) -> None:
+    """Keep what leaves the last block where it is read, and end the pass."""
+    if read is not None:
+        final.append(gather(x, read))
+        raise Stop
 
 
 def gather(
@@ -277,12 +308,7 @@ def final_residual(
                 "hook a block instead."
             )
     read: list[Tensor] = []
-
-    def keep(x: Tensor, hook: Any) -> None:
-        read.append(gather(x, index))
-        raise Stop
-
-    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)
+    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(finish, read, index))
     with steered(model, batch, hooks, [reader], start=start), until_stop():
         models.run(model, batch.ids, cache)
     return read[0]

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from rolelens.forward.caches import right_aligned
 from rolelens.forward.models import Hook, HookedModel, hooked
 from rolelens.forward.native import native
-from rolelens.forward.passes import Stop, gather, until_stop
+from rolelens.forward.passes import finish, gather, keep_entry, until_stop
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def resume(
         given: Tensor = torch.zeros_like(start)
     else:
         given = start.to(device)
+    take = None if columns is None else partial(gather, index=columns)
     readers: list[Hook] = [
-        (f"blocks.{at}.hook_resid_pre", partial(_keep_entry, found, at, columns, last))
+        (f"blocks.{at}.hook_resid_pre", partial(keep_entry, found, at, take, last))
         for at in set(entries)
     ]
-    end = partial(_finish, final, read)
+    end = partial(finish, final, read)
     readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", end))
     with (
         torch.no_grad(),
@@ -139,23 +140,6 @@ def resume(
     if keep:
         kept = Past(tuple(at.kept for at in cache.own), length + len(steps))
     return Pass(final[0] if final else torch.empty(0), found, kept)
-
-
-# Functions of their own, and not inside of resume, which runs once a batch.
-def _keep_entry(
-    entries: dict[int, Tensor], layer: int, columns: Tensor | None, last: int, x: Tensor, hook: Any
-) -> None:
-    """Keep what enters a layer; the pass ends where as many are kept as ``last`` says."""
-    entries[layer] = x if columns is None else gather(x, columns)
-    if len(entries) == last:
-        raise Stop
-
-
-def _finish(final: list[Tensor], read: Tensor | None, x: Tensor, hook: Any) -> None:
-    """Keep what leaves the last block where it is read, and end the pass."""
-    if read is not None:
-        final.append(gather(x, read))
-        raise Stop
 
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Literal, TypeAlias
 
 import torch
 from einops import einsum
@@ -12,13 +13,12 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.edits import SITES
-from rolelens.forward.models import HookedModel
+from rolelens.forward.models import Hook, HookedModel
 from rolelens.forward.passes import (
     Hooks,
-    Stop,
-    bind,
     check_effect,
     gather,
+    keep_entry,
     steered,
     until_stop,
 )
@@ -185,13 +185,11 @@ def _read(
 ) -> dict[int, Tensor]:
     """What is taken of the activations of each layer; the pass ends with the last of them."""
     read: dict[int, Tensor] = {}
-
-    def keep(x: Tensor, hook: Any, *, layer: int) -> None:
-        read[layer] = take(x)
-        if len(read) == len(set(layers)):
-            raise Stop
-
-    readers = [(f"blocks.{layer}.{SITES[site]}", bind(keep, layer=layer)) for layer in set(layers)]
+    last = len(set(layers))
+    readers: list[Hook] = [
+        (f"blocks.{layer}.{SITES[site]}", partial(keep_entry, read, layer, take, last))
+        for layer in set(layers)
+    ]
     with steered(model, batch, hooks, readers), until_stop():
         models.run(model, batch.ids, None)
     return read

@@ -168,10 +168,11 @@ def _families(prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
     if len(branches) == 1:
         return [prompts]
     parts = [part for branch in branches.values() for part in _families(branch)]
-
-    def cost(family: list[tuple[int, ...]]) -> int:
-        return sum(map(len, family)) - (len(family) - 1) * common_prefix(family)
-
     # Families smaller than this make batches too small to be worth it.
-    apart = sum(map(cost, parts))
-    return parts if apart < 0.9 * cost(prompts) else [prompts]
+    apart = sum(map(_cost, parts))
+    return parts if apart < 0.9 * _cost(prompts) else [prompts]
+
+
+def _cost(family: list[tuple[int, ...]]) -> int:
+    """Tokens that run when what all prompts share runs once."""
+    return sum(map(len, family)) - (len(family) - 1) * common_prefix(family)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from statsmodels.stats.inter_rater import cohens_kappa
 
 from rolelens import stats
 from rolelens.errors import InputError
@@ -342,6 +341,8 @@ def agreement(verdicts: Mapping[str, Sequence[bool]]) -> pd.DataFrame:
     Raises:
         InputError: fewer than two judges, or not as many verdicts of each, or none.
     """
+    from statsmodels.stats.inter_rater import cohens_kappa  # slow to import
+
     counts = {judge: len(given) for judge, given in verdicts.items()}
     if len(counts) < 2 or len(set(counts.values())) > 1 or not max(counts.values()):
         raise InputError(

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
-from statsmodels.stats.multitest import multipletests
 
 from rolelens.errors import InputError
 
@@ -201,8 +200,15 @@ def adjusted(p: Sequence[float], method: Correction = "holm") -> list[float]:
         return []
     if any(not 0 <= value <= 1 for value in p):
         raise InputError(f"the p-values are {list(p)}; each has to be between 0 and 1.")
-    name = "holm" if method == "holm" else "fdr_bh"
-    return [float(value) for value in multipletests(list(p), method=name)[1]]
+    values = np.asarray(p, dtype=np.float64)
+    if method == "benjamini-hochberg":
+        corrected = scipy_stats.false_discovery_control(values)
+    else:  # Holm's step-down: the k-th smallest times the number of those that are not smaller
+        order = values.argsort()
+        steps = values[order] * np.arange(len(values), 0, -1)
+        corrected = np.empty_like(values)
+        corrected[order] = np.maximum.accumulate(steps).clip(max=1.0)
+    return [float(value) for value in corrected]
 
 
 def null_rank(value: float, nulls: Sequence[float]) -> float:

@@ -50,6 +50,12 @@ class Content:
         return len(self.cells), len(self.items), len(self.columns)
 
 
+def lacking(records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where nothing was scored: None in place of texts, NaN in place of numbers."""
+    missing = records == None if records.dtype == object else np.isnan(records)  # noqa: E711
+    return np.asarray(missing, dtype=bool)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Say in one sentence what is wrong with the file."""

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown
 from rolelens.hooks import Steering
 from rolelens.sweeps.cells import Cell, Grid
+from rolelens.sweeps.database import lacking
 from rolelens.sweeps.store import read_store
 from rolelens.tasks import Metric, Prepared, Records, Scored, Scores, Verifier
 
@@ -153,12 +154,8 @@ class Sweep(Shown):
                 f"every cell of {name or 'the sweep'!r} is zero: its directions are zero."
             )
         order = [by, *(measure for measure in measures if measure != by)]
-
-        def worth(cell: Cell) -> tuple[float, ...]:
-            scored = self._scored(cell)
-            return tuple(scored.mean(measure) for measure in order)
-
-        return max(live, key=worth)
+        scored = {cell: self._scored(cell) for cell in live}
+        return max(live, key=lambda cell: [scored[cell].mean(measure) for measure in order])
 
     def card(self) -> Card:
         """Size of the grid and the unsteered model."""
@@ -176,8 +173,14 @@ class Sweep(Shown):
         return Card("Sweep", facts, "sweep.table(), rl.plots.heatmap(sweep), sweep.best(name)")
 
     def _scored(self, cell: Cell) -> Scored[Any]:
-        row = self.cells.index(cell)
-        return self.prepared.scored(range(len(self.prepared.task)), self.records[row])
+        if cell not in self._place:
+            raise InputError(f"{cell} is none of the {len(self.cells)} cells of this sweep.")
+        records = self.records[self._place[cell]]
+        return self.prepared.scored(range(len(self.prepared.task)), records)
+
+    @cached_property
+    def _place(self) -> dict[Cell, int]:
+        return {cell: row for row, cell in enumerate(self.cells)}
 
 
 def load_sweep(
@@ -200,9 +203,9 @@ def load_sweep(
         raise InputError(
             f"{str(path)!r} is a store of {kind!r} and no sweep; repeat the call that made it."
         )
-    lacking = records == None if records.dtype == object else np.isnan(records)  # noqa: E711
-    if lacking.any():
-        share = 1 - lacking.any(axis=2).mean()
+    missing = lacking(records).any(axis=2)
+    if missing.any():
+        share = 1 - missing.mean()
         raise InputError(
             f"{str(path)!r} is {share:.0%} done; repeat the call that made it, or read its tables "
             "with sqlite3."

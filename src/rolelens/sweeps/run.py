@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rolelens import forward, hooks
@@ -16,7 +17,7 @@ from rolelens.forward import TOKEN_BUDGET
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps.cells import UNSTEERED, Cell, Grid
-from rolelens.sweeps.database import Content
+from rolelens.sweeps.database import Content, lacking
 from rolelens.sweeps.engine import KEPT_BYTES, PIECE_TOKENS, engine_for
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
@@ -103,10 +104,13 @@ class Run:
         for piece in track(pieces, what, total=len(pieces)):
             chosen = [items[n] for n in engine.groups[piece.group]]
             # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
-            lacking = tuple(cell for cell in piece.cells if not self._known(cell, chosen))
-            if not lacking:
+            unscored = self._lacking([self.place[cell] for cell in piece.cells], chosen)
+            cells_left = tuple(
+                c for c, left in zip(piece.cells, unscored, strict=True) if left.any()
+            )
+            if not cells_left:
                 continue
-            piece = dataclasses.replace(piece, cells=lacking)
+            piece = dataclasses.replace(piece, cells=cells_left)
             records, seconds = engine.run(piece)
             if engine.budget != self._budget:
                 self._budget = engine.budget
@@ -121,7 +125,9 @@ class Run:
 
     def scored_items(self, cell: Cell) -> list[int]:
         """The items a cell was scored on."""
-        return self._scored_in(self.place[cell])
+        known = ~self._lacking([self.place[cell]], range(len(self.prepared.task)))[0]
+        items: list[int] = known.nonzero()[0].tolist()
+        return items
 
     def scores(self, cell: Cell, items: Sequence[int] | None = None) -> Any:
         """Scores of a cell on some items, on all by default."""
@@ -131,15 +137,9 @@ class Run:
         )
         return scored
 
-    def _scored_in(self, row: int) -> list[int]:
-        """The items that a row of the records has."""
-        values = self.records[row, :, 0]
-        known = values != None if values.dtype == object else ~np.isnan(values)  # noqa: E711
-        items: list[int] = known.nonzero()[0].tolist()
-        return items
-
-    def _known(self, cell: Cell, items: Sequence[int]) -> bool:
-        return set(items) <= set(self.scored_items(cell))
+    def _lacking(self, rows: Sequence[int], items: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Which items some rows of the records do not have."""
+        return lacking(self.records[np.ix_(rows, items)][:, :, 0])
 
     def _wide(self, records: Records) -> Records:
         """What was scored, with as many columns as the task with most options has."""
@@ -152,18 +152,16 @@ class Run:
         self, cells: Sequence[int], items: Sequence[int], records: Records, seconds: float
     ) -> None:
         """Keep what is not known yet: pieces may have been cut otherwise before."""
-        lacking: dict[tuple[int, ...], list[int]] = {}
-        for n, cell in enumerate(cells):
-            known = set(self._scored_in(cell))
-            columns = tuple(k for k, item in enumerate(items) if item not in known)
-            if columns:
-                lacking.setdefault(columns, []).append(n)
-        for columns, rows in lacking.items():
+        blocks: dict[tuple[int, ...], list[int]] = {}
+        for n, left in enumerate(self._lacking(cells, items)):
+            if left.any():
+                blocks.setdefault(tuple(left.nonzero()[0].tolist()), []).append(n)
+        for columns, rows in blocks.items():
             block = records[np.ix_(rows, columns)]
             its_cells, its_items = [cells[n] for n in rows], [items[k] for k in columns]
             self.records[np.ix_(its_cells, its_items)] = block
             if self._store:
-                share = seconds / len(lacking)
+                share = seconds / len(blocks)
                 self._store.commit(self._pieces, its_cells, its_items, block, share)
                 self._pieces += 1
 
