@@ -360,6 +360,7 @@ class ByRow:
         steerings: one a prompt.
         selections: the selections of tokens that they act on.
         n: how many there are.
+        layer: the lowest layer that any of them edits.
     """
 
     def __init__(self, steerings: Sequence[Steering]) -> None:
@@ -369,7 +370,7 @@ class ByRow:
         place = {sha: n for n, sha in enumerate(distinct)}
         self._edit = forward.Edit([steering.operations for steering in distinct.values()])
         self._cells = torch.tensor([place[steering.sha] for steering in self.steerings])
-        self.selections = self._edit.selections
+        self.selections, self.layer = self._edit.selections, self._edit.layer
 
     def labels(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Rows of the same label are steered alike."""

@@ -16,8 +16,11 @@ from rolelens.forward.passes import (
     labels_of,
     selections_of,
     steered,
+    told,
     unembed,
 )
+from rolelens.forward.plain import resumes
+from rolelens.forward.resume import resume
 from rolelens.forward.selection import Running, first_selected, selected
 from rolelens.forward.tokens import Batch
 
@@ -61,12 +64,17 @@ def decode(
     labels = labels_of(at_prompt, batch.rows)
     first, which = _distinct(batch, labels)
     prompts = batch.part(first, slice(None))
-    shared = _shared_beginning(model, prompts, at_prompt, labels[first]) if cache else 0
-    state = (
-        _Ragged(model, prompts, at_prompt, shared)
-        if several
-        else _Even(model, prompts, at_prompt, cache, shared)
-    )
+    if cache and _share_below(model, prompts, at_prompt):
+        state: _Ragged | _Even = _Ragged(
+            model, prompts, at_prompt, *_resumed(model, prompts, at_prompt)
+        )
+    else:
+        shared = _shared_beginning(model, prompts, at_prompt, labels[first]) if cache else 0
+        if several:
+            begun = _whole(model, prompts, at_prompt, shared)
+            state = _Ragged(model, prompts, at_prompt, *begun)
+        else:
+            state = _Even(model, prompts, at_prompt, cache, shared)
     logits = state.logits()[which.to(model.cfg.device)]
     if len(first) < len(rows):
         state.keep(which)
@@ -117,13 +125,11 @@ class _Even:
 class _Ragged:
     """Rows of several lengths, padded on the right at first (columns are positions), then left."""
 
-    def __init__(self, model: HookedModel, batch: Batch, hooks: Hooks, shared: int) -> None:
+    def __init__(
+        self, model: HookedModel, batch: Batch, hooks: Hooks, final: Tensor, cache: Any
+    ) -> None:
         self.model, self.batch, self.hooks = model, batch, hooks
-        self.lengths = batch.lengths
-        self.cache: Any = _begun(model, batch, hooks, shared, whole=True)
-        rest = batch.part(torch.arange(len(self.lengths)), slice(shared, None))
-        index = (self.lengths - 1 - shared)[:, None]
-        self.final = final_residual(model, rest, index, hooks, cache=self.cache, start=shared)[:, 0]
+        self.lengths, self.final, self.cache = batch.lengths, final, cache
         caches.move_right(self.cache, self.lengths)
         self.chosen: Tensor | None = None
 
@@ -144,6 +150,49 @@ class _Ragged:
         self.batch = self.batch.part(rows, slice(None))
         self.lengths = self.lengths[rows]
         caches.select_rows(self.cache, rows.to(self.model.cfg.device))
+
+
+def _whole(
+    model: HookedModel, batch: Batch, hooks: Hooks, shared: int
+) -> tuple[Float[Tensor, "row d_model"], Any]:
+    """What leaves the last block at the end of each prompt, and a cache of all of its tokens."""
+    cache = _begun(model, batch, hooks, shared, whole=True)
+    rest = batch.part(torch.arange(len(batch.rows)), slice(shared, None))
+    index = (batch.lengths - 1 - shared)[:, None]
+    return final_residual(model, rest, index, hooks, cache=cache, start=shared)[:, 0], cache
+
+
+def _share_below(model: HookedModel, batch: Batch, hooks: Hooks) -> bool:
+    """Whether rows of one prompt are edited differently, and not below some layer."""
+    if not callable(hooks) or not getattr(hooks, "layer", 0) or not resumes(model):
+        return False
+    alike = torch.zeros(len(batch.rows), dtype=torch.long)
+    return len(_distinct(batch, alike)[0]) < len(batch.rows)
+
+
+def _resumed(
+    model: HookedModel, batch: Batch, hooks: Any
+) -> tuple[Float[Tensor, "row d_model"], Any]:
+    """The same as of :func:`_whole`; each prompt runs once up to the lowest edited layer."""
+    first, which = _distinct(batch, torch.zeros(len(batch.rows), dtype=torch.long))
+    below = resume(model, batch.ids[first], entries=[hooks.layer], keep=True)
+    which = which.to(model.cfg.device)
+    with told(batch, torch.arange(batch.ids.shape[1])):
+        above = resume(
+            model,
+            below.entries[hooks.layer][which],
+            hooks.layer,
+            hooks=hooks(batch.rows),
+            read=(batch.lengths - 1)[:, None],
+            keep=True,
+        )
+    assert below.past is not None
+    assert above.past is not None
+    cache = caches.new_cache(model, len(batch.rows), whole=True)
+    layers = zip(cache.layers, below.past.layers, above.past.layers, strict=True)
+    for kept, once, each in layers:
+        kept.update(*(each or [states[which] for states in once or ()]))
+    return above.final[:, 0], cache
 
 
 def _distinct(

@@ -39,12 +39,14 @@ class Regrouped:
     Attributes:
         selections: the tokens that are edited; None where the hooks do not say.
         n: how many rows there are.
+        layer: the lowest layer that is edited; 0 where the hooks do not say.
     """
 
     def __init__(self, hooks: RowHooks, of: Int[Tensor, " row"]) -> None:
         check_rows(hooks, int(of.max()) + 1)
         self._hooks, self._of, self.n = hooks, of, len(of)
         self.selections = getattr(hooks, "selections", None)
+        self.layer = getattr(hooks, "layer", 0)
 
     def __call__(self, rows: Int[Tensor, " row"]) -> Sequence[Hook]:
         """The hook list of some rows."""
@@ -235,16 +237,21 @@ def steered(
         if name not in known:
             raise InputError(f"the model has no hook {name!r}; it has {model.cfg.n_layers} layers.")
     columns = start + torch.arange(batch.ids.shape[1] if width is None else width)
-    published = Running(
-        positions=columns if positions is None else positions,
-        prompt_lengths=batch.prompt_lengths,
-        n_post=batch.n_post,
-        source=batch.source,
-    )
-    token = running.set(published)
+    with (
+        told(batch, columns if positions is None else positions),
+        torch.no_grad(),
+        models.hooked(model, [*mine, *readers]),
+        native(model),
+    ):
+        yield
+
+
+@contextmanager
+def told(batch: Batch, positions: Int[Tensor, "*row position"]) -> Iterator[None]:
+    """Publish where the tokens of a forward pass stand, for hooks that select some."""
+    token = running.set(Running(positions, batch.prompt_lengths, batch.n_post, batch.source))
     try:
-        with torch.no_grad(), models.hooked(model, [*mine, *readers]), native(model):
-            yield
+        yield
     finally:
         running.reset(token)
 
