@@ -108,6 +108,45 @@ class Row:
         )
 
 
+def mixed(lens: rl.Lens, task: Any) -> str:
+    """Operations of steerings that act on three layers each, beside the same hooks cell by cell."""
+    names = ("lawyer", "nurse")
+    prompts = {name: list(rl.load_roles()[name])[:16] for name in names}
+    vectors = rl.role_vectors(lens, prompts, rl.load_base()[:16], layers=LAYERS)
+    steerings = []
+    for layer in (6, 12, 18):
+        d, e = (vectors[name].at(layer, -1) for name in names)
+        three = [layer, layer + 1, layer + 2]
+        steerings += [
+            rl.add(d, 1.0, layers=three) + rl.ablate(e, lens, layers=three),
+            rl.ablate(d, lens, layers=three),
+            rl.add(d, 3.0, layers=three, tokens="post-instruction"),
+        ]
+    prepared = tasks.prepare(lens, task, "letter")
+    letters, model = prepared.vocab, lens.model
+
+    def loop(steering: Any) -> Tensor:
+        def run(rows: list[int], padded: Tensor) -> Tensor:
+            lengths = torch.tensor([len(prepared.tokens.ids[i]) for i in rows])
+            batch = forward.Batch(torch.tensor(rows), padded, lengths, lengths, len(lens.positions))
+            with forward.told(batch, torch.arange(padded.shape[1])):
+                logits: Tensor = model.run_with_hooks(padded, fwd_hooks=list(steering))
+            return logits
+
+        return peers.scored(prepared.tokens.ids, letters, SIZE, run)
+
+    whole, expected = flops(lambda: [loop(steering) for steering in steerings])
+    shared, swept = flops(lambda: rl.sweep(lens, steerings, task, method="letter"))
+    worst = max(
+        float((swept.logprobs(s) - one).abs().max())
+        for s, one in zip(steerings, expected, strict=True)
+    )
+    if worst > 1e-3:
+        raise SystemExit(f"the two differ by {worst:.1e}; no ratio is given.")
+    ratio = f"{worst:.0e} nats apart, FLOP ratio {whole / shared:.1f}x"
+    return f"{len(steerings)} steerings of three layers each: {ratio}"
+
+
 def first_written(row: Row) -> list[str]:
     """Seconds a cell of every peer, in float32, beside ours."""
     from transformers import AutoModelForCausalLM
@@ -139,7 +178,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mmlu", help="a folder of MMLU CSV files (dev and test)")
-    parser.add_argument("--only", default="zero,bf16,post,shots,peers")
+    parser.add_argument("--only", default="zero,bf16,post,shots,list,peers")
     given = parser.parse_args()
     only = given.only.split(",")
 
@@ -163,6 +202,8 @@ def main() -> None:
             Row("5-shot, all tokens", task(5), "all", [-1]).measure(checks=1, counted=False),
             flush=True,
         )
+    if "list" in only:
+        print("\n" + mixed(rl.load("smollm2"), task()[:16]), flush=True)
     if "peers" in only:
         print("\n| peer, one cell at layer 12 | seconds | ratio |\n|---|---|---|")
         print("\n".join(first_written(Row("peers", task(), "all", [-1]))), flush=True)

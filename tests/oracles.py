@@ -21,6 +21,8 @@ def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 def blocks(model: Any) -> Any:
     """The list of blocks."""
+    if hasattr(model, "backbone"):  # Mamba
+        return model.backbone.layers
     return model.transformer.h if hasattr(model, "transformer") else model.model.layers
 
 

@@ -64,7 +64,76 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "Phi": {k: v for k, v in _SHARED.items() if k != "num_key_value_heads"},
 }
+_EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=24)
+FURTHER: dict[str, dict[str, Any]] = {
+    "Olmo2": _SHARED,
+    "Phi3": _SHARED | {"sliding_window": 8, "original_max_position_embeddings": 128},
+    "Mixtral": _SHARED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    "Qwen3Moe": _SHARED | _EXPERTS | {"num_experts": 4, "head_dim": 8},
+    "GptOss": _SHARED
+    | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8},
+    "Llama4": _SHARED
+    | {
+        "num_local_experts": 2,
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+        "attention_chunk_size": 8,
+        "interleave_moe_layer_step": 2,
+    },
+    "DeepseekV3": _SHARED
+    | _EXPERTS
+    | {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "n_group": 2,
+        "topk_group": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "first_k_dense_replace": 1,
+    },
+    "Granite": _SHARED | {"logits_scaling": 4.0, "residual_multiplier": 0.5},
+    "Cohere2": _SHARED | {"head_dim": 8, "sliding_window": 8, "logit_scale": 0.25},
+    "Mamba": dict(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=4,
+        state_size=4,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    ),
+    "Mamba2": dict(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=4,
+        state_size=4,
+        num_heads=8,
+        head_dim=8,
+        n_groups=1,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    ),
+    "Qwen3Next": _SHARED
+    | _EXPERTS
+    | {
+        "num_experts": 4,
+        "head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "shared_expert_intermediate_size": 24,
+    },
+}
+"""Architectures beyond the matrix: right, or refused."""
 _CLASSES = {
+    "Llama4": ("Llama4TextConfig", "Llama4ForCausalLM"),
     "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
     "GPT2": ("GPT2Config", "GPT2LMHeadModel"),
 }
@@ -111,7 +180,7 @@ def reference(architecture: str) -> Any:
     default = (f"{architecture}Config", f"{architecture}ForCausalLM")
     config_name, model_name = _CLASSES.get(architecture, default)
     torch.manual_seed(0)
-    config = getattr(transformers, config_name)(**_CONFIGS[architecture])
+    config = getattr(transformers, config_name)(**(_CONFIGS | FURTHER)[architecture])
     config._attn_implementation = "eager"
     config.architectures = [model_name]
     return getattr(transformers, model_name)(config).eval()

@@ -29,6 +29,7 @@ from rolelens.forward.passes import (
     installed,
     next_token_logits,
     probe,
+    told,
     unembed,
 )
 from rolelens.forward.plain import Plain, cells, mixes
@@ -106,5 +107,6 @@ __all__ = [
     "running",
     "selected",
     "token_states",
+    "told",
     "unembed",
 ]

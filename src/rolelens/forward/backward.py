@@ -1,6 +1,7 @@
 """How a score would change, to first order, if the residual stream were changed anywhere."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -48,9 +49,16 @@ def gradients(
     probe(model)
     chosen = sorted(set(layers))
     for batch in batches(tokens, budget):
-        entries, final = _forward(model, batch, chosen)
-        with torch.enable_grad():
-            score = _score(model, batch, final, vocab, weights[batch.rows])
+        entries: dict[int, Tensor] = {}
+        final: list[Tensor] = []
+        with (
+            _frozen(model),
+            steered(model, batch, (), _readers(model, chosen, entries, final), checkpointed=True),
+            torch.enable_grad(),
+        ):
+            with until_stop():
+                models.run(model, batch.ids)
+            score = _score(model, batch, final[0], vocab, weights[batch.rows])
             found = torch.autograd.grad(score, [entries[layer] for layer in chosen])
         now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
         inside = now.positions < batch.lengths[:, None]
@@ -66,21 +74,29 @@ def gradients(
         yield batch.rows, torch.stack([summed[layer] for layer in layers], dim=2)
 
 
-def _forward(
-    model: HookedModel, batch: Batch, layers: Sequence[int]
-) -> tuple[dict[int, Tensor], Float[Tensor, "row position d_model"]]:
-    """The residual stream entering some layers and leaving the last, ready to be differentiated."""
-    entries: dict[int, Tensor] = {}
-    final: list[Tensor] = []
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """Let nothing be kept for gradients of weights, which nobody asks for."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in learning:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
 
+
+def _readers(
+    model: HookedModel, layers: Sequence[int], entries: dict[int, Tensor], final: list[Tensor]
+) -> list[Hook]:
+    """Hooks that keep what enters some layers and leaves the last, ready to be differentiated."""
     readers: list[Hook] = [
         (f"blocks.{layer}.hook_resid_pre", partial(_entered, entries, layer, layers[0]))
         for layer in layers
     ]
-    readers.append((f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(_left, final)))
-    with steered(model, batch, (), readers), torch.enable_grad(), until_stop():
-        models.run(model, batch.ids)
-    return entries, final[0]
+    end = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    return [*readers, (end, partial(_left, final))]
 
 
 def _entered(entries: dict[int, Tensor], layer: int, lowest: int, x: Tensor, hook: Any) -> Tensor:

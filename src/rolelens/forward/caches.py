@@ -7,10 +7,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from rolelens.forward.models import HookedModel, is_bridge
+from rolelens.forward.models import HookedModel, forward_parameters, is_bridge
 
 ROOM = 64
 """Tokens that a cache has room for before it is copied to a larger place."""
+
+
+def has_cache(model: HookedModel) -> bool:
+    """Whether keys and values of all layers can be kept; state space layers have none."""
+    if not is_bridge(model):
+        return True
+    wrapped: Any = model
+    layers = DynamicCache(config=wrapped.original_model.config).layers
+    sorts = all(hasattr(layer, "batch_select_indices") for layer in layers)
+    return sorts and "past_key_values" in forward_parameters(model)
 
 
 def new_cache(model: HookedModel, rows: int, *, whole: bool = False) -> Any:

@@ -52,12 +52,13 @@ def decode(
         stop: tokens that end a row. Where half of the rows have ended, the others go on alone.
         hooks: what is done to the stream, at the prompt and at every new token. A beginning that
             all prompts share runs once, as far as it is edited alike in all rows.
-        cache: keep keys and values; without, every step runs the whole sequence again, and the
-            prompts have to be of one length.
+        cache: keep keys and values, where the model has any; without, every step runs the whole
+            sequence again, and the prompts have to be of one length.
 
     Yields:
         The token of each row, on the CPU; of rows that have ended, any.
     """
+    cache = cache and caches.has_cache(model)
     several = len(set(batch.lengths.tolist())) > 1
     rows = torch.arange(len(batch.rows))
     at_prompt = () if _after_prompt(batch, hooks) else hooks

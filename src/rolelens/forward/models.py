@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -100,7 +101,7 @@ def run(
         kwargs = {"use_cache": cache is not None}
         if cache is not None:
             kwargs["past_key_values"] = cache
-        if last_only and "logits_to_keep" in _forward_parameters(model):
+        if last_only and "logits_to_keep" in forward_parameters(model):
             kwargs["logits_to_keep"] = 1
         if behind is not None:
             ends = behind.to(ids.device)[:, None]
@@ -118,17 +119,40 @@ def run(
 def unembed(
     model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None = None
 ) -> Float[Tensor, "n token"]:
-    """Final norm and unembedding of single residual vectors, for some tokens or for all.
+    """Final norm and unembedding of single residual vectors, for some tokens or for all."""
+    logits: Tensor = unembedding(model, vocab)(final)
+    return logits
 
-    Right for models that end in a norm, a matrix and a soft cap. The product is taken in float32:
-    logits rounded to bfloat16 would tie.
+
+def unembedding(model: HookedModel, vocab: list[int] | None = None) -> Callable[[Tensor], Tensor]:
+    """What unembeds single residual vectors, ``[n, d_model]``, for some tokens or for all.
+
+    Right for models that end in a norm, a matrix, a scale and a soft cap. The product is taken in
+    float32: logits rounded to bfloat16 would tie.
     """
-    normed = model.ln_final(final[None])[0]
     weight, bias = model.unembed.W_U, model.unembed.b_U
     if vocab is not None:
         weight, bias = weight[:, vocab], bias[vocab]
-    logits: Tensor = normed.float() @ weight.float() + bias.float()
+    scale = _logit_scale(model)
+    if scale != 1.0:
+        weight, bias = scale * weight.float(), scale * bias.float()
     cap = getattr(model.cfg, "output_logits_soft_cap", None) or -1.0
+    return partial(_logits, model, weight.float(), bias.float(), cap)
+
+
+def _logit_scale(model: HookedModel) -> float:
+    """What logits are multiplied with in the end, as in Cohere's and Granite's models."""
+    if not is_bridge(model):
+        return 1.0
+    config = _wrapped(model).config.get_text_config()
+    times, by = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
+    return float(times or 1.0) / float(by or 1.0)
+
+
+def _logits(
+    model: HookedModel, weight: Tensor, bias: Tensor, cap: float, final: Float[Tensor, "n d_model"]
+) -> Float[Tensor, "n token"]:
+    logits: Tensor = model.ln_final(final[None])[0].float() @ weight + bias
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
@@ -182,5 +206,6 @@ def _wrapped(model: Any) -> Any:
     return model.original_model
 
 
-def _forward_parameters(model: HookedModel) -> Any:
+def forward_parameters(model: HookedModel) -> Any:
+    """What the Hugging Face model inside a bridge can be told."""
     return inspect.signature(_wrapped(model).forward).parameters

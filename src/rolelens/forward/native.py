@@ -4,14 +4,16 @@ A bridge computes attention step by step, so that each step can be hooked; where
 the wrapped module gives the same numbers sooner.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rolelens.forward.models import HookedModel, is_bridge
 
@@ -50,11 +52,17 @@ _switched_off: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 
 
 @contextmanager
-def native(model: HookedModel, start: int = 0) -> Iterator[None]:
+def native(model: HookedModel, start: int = 0, *, checkpointed: bool = False) -> Iterator[None]:
     """Run the blocks from one on as transformers does, wherever hooks allow it.
 
     Enter it when all hooks are installed. Where all attention is free of them, it is computed by
     PyTorch's scaled dot product.
+
+    Args:
+        model: the model.
+        start: the first block that runs.
+        checkpointed: keep nothing of a block but what enters it, and run it again in the backward
+            pass; hooks inside of blocks are called twice then, those at their ends are not.
     """
     if not is_bridge(model) or _switched_off.get(model) or _changed(model):
         yield
@@ -68,8 +76,12 @@ def native(model: HookedModel, start: int = 0) -> Iterator[None]:
             if part.layer < start or any(map(_hooked, part.inside)):
                 continue
             attention += part.is_attention
+            whole = checkpointed and "Block" in type(part.component).__name__
+            run = (
+                partial(checkpoint, part.original, use_reentrant=False) if whole else part.original
+            )
             hooked = any(map(_hooked, part.ends))
-            part.component.__dict__["forward"] = _Between(part) if hooked else part.original
+            part.component.__dict__["forward"] = _Between(run, part.ends) if hooked else run
             replaced.append(part.component)
         try:
             if attention == model.cfg.n_layers - start:
@@ -103,8 +115,8 @@ def try_native(model: HookedModel) -> None:
 class _Between:
     """What a component wraps, between the hooks at its ends."""
 
-    def __init__(self, part: _Part) -> None:
-        self._original, (self._before, self._after) = part.original, part.ends
+    def __init__(self, original: Callable[..., Any], ends: tuple[Any, ...]) -> None:
+        self._original, (self._before, self._after) = original, ends
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args:

@@ -176,25 +176,8 @@ def answer_logprobs(
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in batches(tokens, budget, same_prompt_length=True):
         length = int(batch.prompt_lengths[0])
-        starts = batch.ids[:, :length]
-        if callable(hooks):  # rows that are steered differently share nothing
-            starts = torch.cat([starts, batch.rows[:, None]], dim=1)
-        prompts, prompt_of = torch.unique(starts, dim=0, return_inverse=True)
-        first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
-        cache = caches.new_cache(model, len(prompts))
-        last = torch.full((len(prompts), 1), length - 1)
-        before = final_residual(
-            model, batch.part(first, slice(0, length)), last, hooks, cache=cache
-        )[prompt_of]
-        final = before
         width = batch.ids.shape[1] - length
-        if width > 1:
-            caches.select_rows(cache, prompt_of.to(model.cfg.device))
-            rows = torch.arange(len(batch.rows))
-            index = torch.arange(width - 1).expand(len(rows), -1)
-            part = batch.part(rows, slice(length, length + width - 1))
-            after = final_residual(model, part, index, hooks, cache=cache, start=length)
-            final = torch.cat([before, after], dim=1)
+        final = _answer_residual(model, batch, length, hooks)
         answered = torch.arange(width) < (batch.lengths - length)[:, None]
         found = torch.zeros(answered.shape)
         targets = batch.ids[:, length:][answered][:, None]
@@ -204,15 +187,45 @@ def answer_logprobs(
     return out
 
 
+def _answer_residual(
+    model: HookedModel, batch: Batch, length: int, hooks: Hooks
+) -> Float[Tensor, "row token d_model"]:
+    """What leaves the last block where each token of the answers is predicted."""
+    rows, width = torch.arange(len(batch.rows)), batch.ids.shape[1] - length
+    if not caches.has_cache(model):
+        index = (length - 1 + torch.arange(width)).expand(len(rows), -1)
+        return final_residual(model, batch, index, hooks)
+    starts = batch.ids[:, :length]
+    if callable(hooks):  # rows that are steered differently share nothing
+        starts = torch.cat([starts, batch.rows[:, None]], dim=1)
+    prompts, prompt_of = torch.unique(starts, dim=0, return_inverse=True)
+    first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
+    cache = caches.new_cache(model, len(prompts))
+    last = torch.full((len(prompts), 1), length - 1)
+    before = final_residual(model, batch.part(first, slice(0, length)), last, hooks, cache=cache)[
+        prompt_of
+    ]
+    if width == 1:
+        return before
+    caches.select_rows(cache, prompt_of.to(model.cfg.device))
+    index = torch.arange(width - 1).expand(len(rows), -1)
+    part = batch.part(rows, slice(length, length + width - 1))
+    after = final_residual(model, part, index, hooks, cache=cache, start=length)
+    return torch.cat([before, after], dim=1)
+
+
 def token_logprobs(
     model: HookedModel, final: Float[Tensor, "n d_model"], targets: Int[Tensor, "n token"]
 ) -> Float[Tensor, "n token"]:
     """Log-probability of some tokens each, unembedding a few hundred vectors at a time."""
+    _check_unembedding(model)
     parts = []
-    for x, target in zip(torch.split(final, 256), torch.split(targets, 256), strict=True):
-        logits = unembed(model, x, None).float()
-        own = logits.gather(1, target.to(logits.device))
-        parts.append((own - logits.logsumexp(dim=-1, keepdim=True)).cpu())
+    with torch.no_grad():
+        head = models.unembedding(model)
+        for x, target in zip(torch.split(final, 256), torch.split(targets, 256), strict=True):
+            logits = head(x)
+            chosen = logits.gather(1, target.to(logits.device))
+            parts.append((chosen - logits.logsumexp(dim=-1, keepdim=True)).cpu())
     return torch.cat(parts)
 
 
@@ -226,6 +239,7 @@ def steered(
     start: int = 0,
     width: int | None = None,
     positions: Int[Tensor, "row position"] | None = None,
+    checkpointed: bool = False,
 ) -> Iterator[None]:
     """Install hooks, publish the positions of this forward pass, and undo both at the end.
 
@@ -241,7 +255,7 @@ def steered(
         told(batch, columns if positions is None else positions),
         torch.no_grad(),
         models.hooked(model, [*mine, *readers]),
-        native(model),
+        native(model, checkpointed=checkpointed),
     ):
         yield
 
@@ -333,14 +347,19 @@ def unembed(
     model: HookedModel, final: Float[Tensor, "n d_model"], vocab: list[int] | None = None
 ) -> Float[Tensor, "n token"]:
     """Unembed single vectors, where this gives the model's own logits."""
+    _check_unembedding(model)
+    with torch.no_grad():
+        return models.unembed(model, final, vocab)
+
+
+def _check_unembedding(model: HookedModel) -> None:
+    """Refuse a model whose logits are not those of unembedding by hand."""
     probe(model)
     if not _unembeds_by_hand[model]:
         raise InputError(
-            f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix and a soft "
-            "cap, so its scores cannot be computed; please report this architecture."
+            f"the unembedding of {model.cfg.model_name!r} is not a final norm, a matrix, a scale "
+            "and a soft cap, so its scores cannot be computed; please report this architecture."
         )
-    with torch.no_grad():
-        return models.unembed(model, final, vocab)
 
 
 def probe(model: HookedModel) -> None:
