@@ -133,7 +133,8 @@ def ablated(
         if hasattr(block, "post_feedforward_layernorm"):  # Gemma 2 and 3: norms after the branches
             branches = [block.post_attention_layernorm, block.post_feedforward_layernorm]
         else:
-            branches = [block.attn if hasattr(block, "attn") else block.self_attn, block.mlp]
+            mlp = block.mlp if hasattr(block, "mlp") else block.feed_forward  # Llama 4
+            branches = [block.attn if hasattr(block, "attn") else block.self_attn, mlp]
         handles += [branch.register_forward_hook(_on_first(change)) for branch in branches]
     try:
         yield

@@ -16,10 +16,17 @@ QUESTIONS = [
     rl.Question("q2", "Which of these is cold to the touch, and wet?", ("fire", "ice"), 1),
     rl.Question("q3", "Who sings?", ("a stone", "a bird", "a lamp"), 1),
 ]
-RESUMED = ("Olmo2", "Phi3", "Mixtral", "Qwen3Moe", "GptOss", "Llama4", "DeepseekV3", "Granite")
-RESUMED += ("Cohere2",)
-ABLATED = ("Phi3", "Mixtral", "Qwen3Moe", "GptOss", "DeepseekV3", "Cohere2")
-"""Blocks whose branches add what attention and MLP give, so that plain hooks can ablate."""
+RESUMED = (
+    "Olmo2",
+    "Phi3",
+    "Mixtral",
+    "Qwen3Moe",
+    "GptOss",
+    "Llama4",
+    "DeepseekV3",
+    "Granite",
+    "Cohere2",
+)
 
 _lenses: dict[str, rl.Lens] = {}
 
@@ -54,16 +61,13 @@ def test_activations_equal_plain_ones(lens: rl.Lens, model: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["letter", "cloze"])
-def test_cells_equal_plain_hooks(
-    lens: rl.Lens, model: Any, architecture: str, method: str, recwarn
-) -> None:
+def test_cells_equal_plain_hooks(lens: rl.Lens, model: Any, method: str, recwarn) -> None:
     vectors = directions(lens)["a"]
     steerings = [
         rl.add(vectors.at(2, -1), 3.0),
         rl.add(vectors.at(1, -2), 2.0, tokens="post-instruction"),
+        rl.ablate(vectors.at(2, -1), lens),
     ]
-    if architecture in ABLATED:
-        steerings.append(rl.ablate(vectors.at(2, -1), lens))
     result = rl.sweep(lens, steerings, QUESTIONS, method=method)
     assert not [w for w in recwarn if "cannot be resumed" in str(w.message)]
     prepared = rl.tasks.prepare(lens, rl.load_task(QUESTIONS), method)

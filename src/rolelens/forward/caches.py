@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from rolelens.forward.models import HookedModel, forward_parameters, is_bridge
+from rolelens.forward.models import Everywhere, HookedModel, forward_parameters, is_bridge
 
 ROOM = 64
 """Tokens that a cache has room for before it is copied to a larger place."""
@@ -45,7 +45,10 @@ def new_cache(model: HookedModel, rows: int, *, whole: bool = False) -> Any:
 def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
     """Keep these rows of a cache, in this order; a row may be named more than once."""
     if hasattr(cache, "batch_select_indices"):
-        cache.batch_select_indices(rows)
+        chosen = Everywhere(rows)
+        for layer in cache.layers:
+            if layer.get_seq_length():
+                layer.batch_select_indices(chosen.on(layer.keys.device))
         return
     for entry in cache.entries:
         entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
@@ -54,19 +57,23 @@ def select_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
 
 def move_right(cache: Any, lengths: Int[Tensor, " row"]) -> None:
     """Move the first tokens of each row of a whole cache to its right end, over the padding."""
-    width = cache.get_seq_length()
+    columns = right_ends(lengths, cache.get_seq_length())
     for entry in cache.layers:
         for name in ("keys", "values"):
-            setattr(entry, name, right_aligned(getattr(entry, name), lengths, width).contiguous())
+            setattr(entry, name, right_aligned(getattr(entry, name), columns).contiguous())
+
+
+def right_ends(lengths: Int[Tensor, " row"], width: int) -> Everywhere:
+    """Columns of the first tokens of each row when they move to the right end of some width."""
+    return Everywhere((torch.arange(width) - (width - lengths[:, None])).clamp(min=0))
 
 
 def right_aligned(
-    kept: Float[Tensor, "row head position d_head"], lengths: Int[Tensor, " row"], width: int
+    kept: Float[Tensor, "row head position d_head"], columns: Everywhere
 ) -> Float[Tensor, "row head width d_head"]:
     """The first positions of each row, moved to the right end; what stands before is not used."""
-    index = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0).to(kept.device)
-    rows = torch.arange(len(lengths), device=kept.device)[:, None]
-    return kept.transpose(1, 2)[rows, index].transpose(1, 2)
+    rows = torch.arange(kept.shape[0], device=kept.device)[:, None]
+    return kept.transpose(1, 2)[rows, columns.on(kept.device)].transpose(1, 2)
 
 
 class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -80,11 +87,13 @@ class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            super().update(key_states, value_states)
-        else:
+        if self.is_initialized:
             self.keys, self.values = self._extended(key_states, value_states)
-        return self.keys, self.values  # type: ignore[return-value]
+        else:
+            self.keys, self.values = key_states, value_states
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+        return self.keys, self.values
 
     def _extended(self, *new: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values with new ones behind them."""

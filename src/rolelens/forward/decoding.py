@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.forward import caches, models
-from rolelens.forward.models import HookedModel
+from rolelens.forward.models import Everywhere, HookedModel
 from rolelens.forward.passes import (
     Hooks,
     final_residual,
@@ -76,7 +76,8 @@ def decode(
             state = _Ragged(model, prompts, at_prompt, *begun)
         else:
             state = _Even(model, prompts, at_prompt, cache, shared)
-    logits = state.logits()[which.to(model.cfg.device)]
+    logits = state.logits()
+    logits = logits[which.to(logits.device)]
     if len(first) < len(rows):
         state.keep(which)
     state.batch, state.hooks = batch, hooks
@@ -177,11 +178,12 @@ def _resumed(
     """The same as of :func:`_whole`; each prompt runs once up to the lowest edited layer."""
     first, which = _distinct(batch, torch.zeros(len(batch.rows), dtype=torch.long))
     below = resume(model, batch.ids[first], entries=[hooks.layer], keep=True)
-    which = which.to(model.cfg.device)
+    chosen = Everywhere(which)
+    entry = below.entries[hooks.layer]
     with told(batch, torch.arange(batch.ids.shape[1])):
         above = resume(
             model,
-            below.entries[hooks.layer][which],
+            entry[chosen.on(entry.device)],
             hooks.layer,
             hooks=hooks(batch.rows),
             read=(batch.lengths - 1)[:, None],
@@ -192,7 +194,7 @@ def _resumed(
     cache = caches.new_cache(model, len(batch.rows), whole=True)
     layers = zip(cache.layers, below.past.layers, above.past.layers, strict=True)
     for kept, once, each in layers:
-        kept.update(*(each or [states[which] for states in once or ()]))
+        kept.update(*(each or [states[chosen.on(states.device)] for states in once or ()]))
     return above.final[:, 0], cache
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward.models import Hook
+from rolelens.forward.models import Everywhere, Hook
 from rolelens.forward.selection import Selection, published, running
 from rolelens.vectors import Source, check_sources
 
@@ -83,13 +83,16 @@ class _Group:
 
     Attributes:
         index: row of the edit's vectors for each cell; 0, a zero, where a cell does nothing here.
+        there: the same, on the devices.
+        shares: how much each cell removes.
     """
 
     kind: Kind
     tokens: Selection
     width: int
     index: Int[Tensor, " cell"]
-    shares: Float[Tensor, " cell"]
+    there: Everywhere
+    shares: Everywhere
 
 
 class Edit:
@@ -117,7 +120,7 @@ class Edit:
             stack = stacks.setdefault(width, [torch.zeros(width)])
             rows[id(operation)] = len(stack)
             stack.append(operation.vector.detach().to("cpu", torch.float32))
-        self._vectors = {width: torch.stack(stack) for width, stack in stacks.items()}
+        self._vectors = {width: Everywhere(torch.stack(stack)) for width, stack in stacks.items()}
         self._groups = self._compiled(cells, rows)
 
     def __len__(self) -> int:
@@ -131,31 +134,31 @@ class Edit:
             mask: which tokens of the running pass a selection names.
         """
         out: list[Hook] = []
+        where = Everywhere(cells)
         for (layer, name), groups in sorted(self._groups.items()):
             acting = [group for group in groups if bool(group.index[cells].any())]
             if acting:
-                hook = _EditHook(self, acting, cells, mask)
+                hook = _EditHook(self, acting, where, mask)
                 out.append((f"blocks.{layer}.{name}", hook))
         return out
 
-    def apply(
-        self, x: Tensor, groups: Sequence[_Group], cells: Int[Tensor, " row"], mask: Mask
-    ) -> Tensor:
+    def apply(self, x: Tensor, groups: Sequence[_Group], cells: Everywhere, mask: Mask) -> Tensor:
         """Do to an activation what some cells do at one hook point."""
-        rows = cells.expand(len(x)) if len(cells) == 1 else cells
+        rows = cells.on(x.device)
+        rows = rows.expand(len(x)) if len(rows) == 1 else rows
         for group in groups:
             if x.shape[-1] != group.width:
                 raise InputError(
                     f"a direction of width {group.width} was used on activations of width "
                     f"{x.shape[-1]}; it was measured on another model, or at another site."
                 )
-            vectors = self._vectors[group.width][group.index[rows]].to(x.device)
+            vectors = self._vectors[group.width].on(x.device)[group.there.on(x.device)[rows]]
             chosen = mask(group.tokens, x)
             match group.kind:
                 case "add":
                     new = added(x, vectors)
                 case "ablate":
-                    new = ablated(x, vectors, group.shares[rows].to(x.device))
+                    new = ablated(x, vectors, group.shares.on(x.device)[rows])
                 case "replace":
                     new = replaced(x, vectors)
             x = new if chosen is None else torch.where(chosen[..., None].to(x.device), new, x)
@@ -191,7 +194,9 @@ class Edit:
                     shares = torch.ones(self._n)
                     for cell, operation in acting.items():
                         chosen[cell], shares[cell] = rows[id(operation)], operation.share
-                    made[identity] = _Group(kind, tokens, width, chosen, shares)
+                    made[identity] = _Group(
+                        kind, tokens, width, chosen, Everywhere(chosen), Everywhere(shares)
+                    )
                 groups[point].append(made[identity])
         return groups
 
@@ -203,9 +208,7 @@ class _EditHook:
         selections: the tokens that are edited.
     """
 
-    def __init__(
-        self, edit: Edit, groups: Sequence[_Group], cells: Int[Tensor, " row"], mask: Mask
-    ) -> None:
+    def __init__(self, edit: Edit, groups: Sequence[_Group], cells: Everywhere, mask: Mask) -> None:
         self._edit, self._groups, self._cells, self._mask = edit, groups, cells, mask
         self.selections = tuple(dict.fromkeys(group.tokens for group in groups))
 

@@ -18,6 +18,23 @@ HookFn: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFn]
 
 
+class Everywhere:
+    """A tensor on each device that asks for it, to which it moves once.
+
+    A copy to a device waits for the device, so that one a layer would cost more than the layer.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copies = {tensor.device: tensor}
+        self._tensor = tensor
+
+    def on(self, device: torch.device) -> Tensor:
+        """The tensor there."""
+        if device not in self._copies:
+            self._copies[device] = self._tensor.to(device)
+        return self._copies[device]
+
+
 @runtime_checkable
 class HookedModel(Protocol):
     """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
@@ -152,7 +169,8 @@ def _logit_scale(model: HookedModel) -> float:
 def _logits(
     model: HookedModel, weight: Tensor, bias: Tensor, cap: float, final: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n token"]:
-    logits: Tensor = model.ln_final(final[None])[0].float() @ weight + bias
+    normed = model.ln_final(final[None])[0].to(weight)
+    logits: Tensor = normed @ weight + bias
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import caches, models
-from rolelens.forward.models import Hook, HookedModel
+from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.native import native, try_native
 from rolelens.forward.selection import Running, Selection, running, selects
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
@@ -306,10 +306,11 @@ def finish(final: list[Tensor], read: Int[Tensor, "row read"] | None, x: Tensor,
 
 
 def gather(
-    x: Float[Tensor, "row position d_model"], index: Int[Tensor, "row read"]
+    x: Float[Tensor, "row position d_model"], index: Int[Tensor, "row read"] | Everywhere
 ) -> Float[Tensor, "row read d_model"]:
     """Read some columns of each row."""
-    return x[torch.arange(x.shape[0], device=x.device)[:, None], index.to(x.device)]
+    there = index.on(x.device) if isinstance(index, Everywhere) else index.to(x.device)
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], there]
 
 
 def final_residual(

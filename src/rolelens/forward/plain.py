@@ -118,7 +118,7 @@ def _agrees(model: HookedModel) -> bool:
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):
         return False  # an architecture that is built otherwise
     except RuntimeError as error:
-        if "out of memory" in str(error).lower():
+        if any(word in str(error).lower() for word in ("out of memory", "device", "cuda")):
             raise
         return False
     return True

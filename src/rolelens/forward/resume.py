@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from rolelens.forward.caches import right_aligned
-from rolelens.forward.models import Hook, HookedModel, hooked
+from rolelens.forward.caches import right_aligned, right_ends
+from rolelens.forward.models import Everywhere, Hook, HookedModel, hooked
 from rolelens.forward.native import native
 from rolelens.forward.passes import finish, gather, keep_entry, until_stop
 
@@ -47,9 +47,9 @@ class Past:
     def ends(self, lengths: Int[Tensor, " row"]) -> "Past":
         """The first tokens of each row, moved to the right end."""
         length = int(lengths.max())
+        columns = right_ends(lengths, length)
         layers = [
-            entry and tuple(right_aligned(t, lengths, length) for t in entry)
-            for entry in self.layers
+            entry and tuple(right_aligned(t, columns) for t in entry) for entry in self.layers
         ]
         return Past(tuple(layers), length)  # type: ignore[arg-type]
 
@@ -116,11 +116,11 @@ def resume(
     last = len(set(entries)) if read is None else 0
     own: list[Hook] = []
     if start.is_floating_point():
-        own.append((f"blocks.{layer}.hook_resid_pre", lambda x, hook: start))
-        given: Tensor = torch.zeros_like(start)
+        own.append((f"blocks.{layer}.hook_resid_pre", lambda x, hook: start.to(x.device)))
+        given: Tensor = torch.zeros_like(start, device=device)
     else:
         given = start.to(device)
-    take = None if columns is None else partial(gather, index=columns)
+    take = None if columns is None else partial(gather, index=Everywhere(columns))
     readers: list[Hook] = [
         (f"blocks.{at}.hook_resid_pre", partial(keep_entry, found, at, take, last))
         for at in set(entries)
@@ -148,7 +148,7 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         entry: tuple[Tensor, Tensor] | None,
-        rows: Tensor | None,
+        rows: Everywhere | None,
         length: int,
         keep: bool,
     ) -> None:
@@ -162,7 +162,10 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     ) -> tuple[Tensor, Tensor]:
         whole = key_states, value_states
         if self.entry is not None:
-            keys, values = self.entry if self.rows is None else (t[self.rows] for t in self.entry)
+            keys, values = self.entry
+            if self.rows is not None:
+                rows = self.rows.on(keys.device)
+                keys, values = keys[rows], values[rows]
             whole = torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
         if self.keep:
             self.kept = whole
@@ -181,7 +184,8 @@ class _Prefixed(Cache):
     def __init__(self, n_layers: int, past: Past | None, rows: Tensor | None, keep: bool) -> None:
         length = past.length if past else 0
         entries = past.layers if past else (None,) * n_layers
-        self.own = [_Layer(entry, rows, length, keep) for entry in entries]
+        shared = None if rows is None else Everywhere(rows)
+        self.own = [_Layer(entry, shared, length, keep) for entry in entries]
         super().__init__(layers=list(self.own))
 
 

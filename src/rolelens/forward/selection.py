@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
+from rolelens.forward.models import Everywhere
 from rolelens.vectors import Source
 
 NAMES = ("all", "prompt", "post-instruction", "generated", "last")
@@ -30,12 +31,14 @@ class Running:
         prompt_lengths: tokens of each row's prompt.
         n_post: how many of the prompt's last tokens are post-instruction tokens.
         source: the lens that runs it.
+        masks: which tokens selections name, as far as hooks have asked.
     """
 
     positions: Int[Tensor, "*row position"]
     prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
+    masks: dict[Any, Everywhere] = field(default_factory=dict, repr=False, compare=False)
 
 
 running: ContextVar[Running | None] = ContextVar("running", default=None)
@@ -78,7 +81,9 @@ def published(tokens: Selection, x: Tensor) -> Bool[Tensor, "row position"] | No
             f"tokens={tokens!r} needs to know where each token stands, and only calls of a Lens "
             "(lens.generate, rl.evaluate, ...) say so; use tokens='all' in raw TransformerLens."
         )
-    chosen = selected(now, tokens)
+    if tokens not in now.masks:
+        now.masks[tokens] = Everywhere(selected(now, tokens))
+    chosen = now.masks[tokens].on(x.device)
     if chosen.shape[1] != x.shape[1]:
         raise InputError(
             f"a hook saw {x.shape[1]} tokens where the running forward has {chosen.shape[1]}; "

@@ -6,6 +6,7 @@ a beginning that all prompts share is the same for all prompts of one version.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward.edits import Edit
-from rolelens.forward.models import HookedModel
+from rolelens.forward.models import Everywhere, HookedModel
 from rolelens.forward.passes import token_logprobs, unembed
 from rolelens.forward.resume import Pass, Past, resume
 from rolelens.forward.selection import Running, Selection, first_selected, selected
@@ -254,7 +255,8 @@ class Shared:
         masks: Masks,
         **options: Any,
     ) -> Pass:
-        hooks = edit.hooks(cells, lambda tokens, x: None if tokens == "all" else masks[tokens])
+        there = {tokens: Everywhere(mask) for tokens, mask in masks.items()}
+        hooks = edit.hooks(cells, partial(_masked, there))
         return resume(self.model, x, edit.layer, hooks=hooks, **options)
 
     def _score(
@@ -322,6 +324,10 @@ class Shared:
             found = rearrange(found, "(cell row) token -> cell row token", cell=n)
             out[:, :, 1 : part.answer_width] = found
         return out
+
+
+def _masked(masks: dict[Selection, Everywhere], tokens: Selection, x: Tensor) -> Tensor | None:
+    return None if tokens == "all" else masks[tokens].on(x.device)
 
 
 def _repeated(masks: Masks, n: int) -> Masks:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward import models
 from rolelens.forward.edits import SITES
-from rolelens.forward.models import Hook, HookedModel
+from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.passes import (
     Hooks,
     check_effect,
@@ -81,10 +81,10 @@ def residual_stream(
             ).entries
         else:
             read = _read(model, batch, layers, _columns(index), hooks, site)
-        stacked = torch.stack([read[layer] for layer in layers], dim=1)
+        together = stacked(read, layers)
         read.clear()
-        yield batch.rows, stacked
-        del stacked
+        yield batch.rows, together
+        del together
 
 
 def token_states(
@@ -113,8 +113,9 @@ def token_states(
     for batch in _whole_batches(tokens, budget):
         read = _read(model, batch, layers, lambda x: x, hooks, site)
         ends = zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)
+        together = stacked(read, layers)
         for place, (row, length) in enumerate(ends):
-            yield row, torch.stack([read[layer][place, :length] for layer in layers])
+            yield row, together[place, :, :length]
 
 
 def answer_states(
@@ -155,7 +156,7 @@ def answer_states(
         else:
             inside = (columns >= batch.prompt_lengths[:, None]) & (columns < batch.lengths[:, None])
         read = _read(model, batch, layers, _mean(inside), hooks, site)
-        yield batch.rows, torch.stack([read[layer] for layer in layers], dim=1)
+        yield batch.rows, stacked(read, layers)
 
 
 def _whole_batches(tokens: Tokens, budget: int) -> Iterator[Batch]:
@@ -195,10 +196,23 @@ def _read(
     return read
 
 
+def stacked(read: dict[int, Tensor], layers: Sequence[int]) -> Tensor:
+    """What was read of some layers, ``[row, layer, ...]``, in one place: a copy for each device."""
+    by_device: dict[torch.device, list[int]] = {}
+    for layer in layers:
+        by_device.setdefault(read[layer].device, []).append(layer)
+    parts = [torch.stack([read[layer] for layer in on], dim=1) for on in by_device.values()]
+    if len(parts) == 1:
+        return parts[0]
+    where = [layer for on in by_device.values() for layer in on]
+    index = torch.tensor([where.index(layer) for layer in layers], device=parts[0].device)
+    return torch.cat([part.to(parts[0].device) for part in parts], dim=1).index_select(1, index)
+
+
 def _columns(index: Int[Tensor, "row read"]) -> Callable[[Tensor], Tensor]:
-    return lambda x: gather(x, index)
+    return partial(gather, index=Everywhere(index))
 
 
 def _mean(inside: Bool[Tensor, "row position"]) -> Callable[[Tensor], Tensor]:
-    weights = inside / inside.sum(dim=1, keepdim=True)
-    return lambda x: einsum(x.float(), weights.to(x.device), "row t d, row t -> row d")
+    weights = Everywhere(inside / inside.sum(dim=1, keepdim=True))
+    return lambda x: einsum(x.float(), weights.on(x.device), "row t d, row t -> row d")
