@@ -227,7 +227,8 @@ def test_shuffled_labels_give_few_false_positives(lens, vectors) -> None:
     assert sum(value < 0.05 for value in p) <= 4, p  # of 24; more have a probability of 0.006
 
 
-def test_bad_roles_and_nulls_are_refused(lens, vectors, bench, unchecked) -> None:
+def test_bad_roles_and_nulls_are_refused(lens, vectors, unchecked) -> None:
+    bench = rl.load_task([rl.Question(**row) for row in planted.questions(12)])
     with pytest.raises(rl.InputError, match="'painter' has no domain"):
         rl.study(lens, vectors, bench, {"mathematician": "math", "lawyer": "law"})
     with pytest.raises(rl.InputError, match="'music', and 'own questions' asks about art, law, ma"):

@@ -25,7 +25,7 @@ def gradients(
     *,
     vocab: Sequence[int] | None = None,
     weights: Float[Tensor, "row read"],
-    budget: int = TOKEN_BUDGET // 4,
+    budget: int = TOKEN_BUDGET,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row selection layer d_model"]]]:
     """Gradient of a score with respect to the residual stream entering each layer.
 

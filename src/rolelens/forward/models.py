@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, _ProtocolMeta, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,8 +35,15 @@ class Everywhere:
         return self._copies[device]
 
 
+class _ByClass(_ProtocolMeta):
+    """Asks the class: to ask the model for each attribute would collect its hook points."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:  # noqa: N805
+        return isinstance(instance, torch.nn.Module) and hasattr(type(instance), "run_with_hooks")
+
+
 @runtime_checkable
-class HookedModel(Protocol):
+class HookedModel(Protocol, metaclass=_ByClass):
     """What is asked of a model: a ``TransformerBridge`` or a ``HookedTransformer``."""
 
     cfg: Any
