@@ -52,15 +52,19 @@ _switched_off: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 
 
 @contextmanager
-def native(model: HookedModel, start: int = 0, *, checkpointed: bool = False) -> Iterator[None]:
+def native(
+    model: HookedModel, start: int = 0, *, fused: bool = True, checkpointed: bool = False
+) -> Iterator[None]:
     """Run the blocks from one on as transformers does, wherever hooks allow it.
 
-    Enter it when all hooks are installed. Where all attention is free of them, it is computed by
-    PyTorch's scaled dot product.
+    Enter it when all hooks are installed.
 
     Args:
         model: the model.
         start: the first block that runs.
+        fused: compute attention by PyTorch's scaled dot product where all of it is free of hooks.
+            It differs from attention step by step in the last digits, which differences of means
+            magnify: where these are read, attention stays as it is.
         checkpointed: keep nothing of a block but what enters it, and run it again in the backward
             pass; hooks inside of blocks are called twice then, those at their ends are not.
     """
@@ -84,7 +88,7 @@ def native(model: HookedModel, start: int = 0, *, checkpointed: bool = False) ->
             part.component.__dict__["forward"] = _Between(run, part.ends) if hooked else run
             replaced.append(part.component)
         try:
-            if attention == model.cfg.n_layers - start:
+            if fused and attention == model.cfg.n_layers - start:
                 restored.enter_context(_scaled_dot_product(model))
             yield
         finally:

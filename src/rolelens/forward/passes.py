@@ -239,11 +239,13 @@ def steered(
     start: int = 0,
     width: int | None = None,
     positions: Int[Tensor, "row position"] | None = None,
+    fused: bool = True,
     checkpointed: bool = False,
 ) -> Iterator[None]:
     """Install hooks, publish the positions of this forward pass, and undo both at the end.
 
-    Readers are installed last, so they see what the hooks have done.
+    Readers are installed last, so they see what the hooks have done. For ``fused`` and
+    ``checkpointed`` see :func:`rolelens.forward.native.native`.
     """
     mine = list(hooks(batch.rows) if callable(hooks) else hooks)
     known = models.points(model)
@@ -255,7 +257,7 @@ def steered(
         told(batch, columns if positions is None else positions),
         torch.no_grad(),
         models.hooked(model, [*mine, *readers]),
-        native(model, checkpointed=checkpointed),
+        native(model, fused=fused, checkpointed=checkpointed),
     ):
         yield
 

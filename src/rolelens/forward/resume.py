@@ -83,6 +83,7 @@ def resume(
     entries: Sequence[int] = (),
     columns: Int[Tensor, "row column"] | None = None,
     keep: bool = False,
+    fused: bool = True,
 ) -> Pass:
     """Run the blocks from ``layer`` on for tokens that follow others.
 
@@ -99,6 +100,7 @@ def resume(
         entries: layers whose entering residual stream is kept.
         columns: where it is kept; everywhere by default.
         keep: keep keys and values.
+        fused: see :func:`rolelens.forward.native.native`.
     """
     length = past.length if past else 0
     cache = _Prefixed(model.cfg.n_layers, past, past_rows, keep)
@@ -132,7 +134,7 @@ def resume(
         _passed_over(model, layer),
         hooked(model, [*own, *hooks, *readers]),
         _narrow_mlp(model, read, start.shape[1], hooks),
-        native(model, layer),
+        native(model, layer, fused=fused),
         until_stop(),
     ):
         model(given, return_type="logits", **kwargs)

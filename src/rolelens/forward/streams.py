@@ -77,7 +77,13 @@ def residual_stream(
             ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
             rows = torch.zeros(len(ids), dtype=torch.long)
             read = resume(
-                model, ids, past=past, past_rows=rows, entries=layers, columns=index
+                model,
+                ids,
+                past=past,
+                past_rows=rows,
+                entries=layers,
+                columns=index,
+                fused=False,
             ).entries
         else:
             read = _read(model, batch, layers, _columns(index), hooks, site)
@@ -173,7 +179,8 @@ def _shared_past(model: HookedModel, tokens: Tokens, top: int, lowest: int) -> P
     shared = min(common_prefix(starts), min(map(len, starts)) + lowest)
     if shared <= 0 or top == 0:
         return None
-    return resume(model, torch.tensor([starts[0][:shared]]), entries=[top], keep=True).past
+    ids = torch.tensor([starts[0][:shared]])
+    return resume(model, ids, entries=[top], keep=True, fused=False).past
 
 
 def _read(
@@ -191,7 +198,7 @@ def _read(
         (f"blocks.{layer}.{SITES[site]}", partial(keep_entry, read, layer, take, last))
         for layer in set(layers)
     ]
-    with steered(model, batch, hooks, readers), until_stop():
+    with steered(model, batch, hooks, readers, fused=False), until_stop():
         models.run(model, batch.ids, None)
     return read
 
