@@ -104,13 +104,17 @@ def test_cells_equal_plain_hooks(lens: rl.Lens, model: Any, method: str, recwarn
             torch.testing.assert_close(given, expected, atol=1e-3, rtol=1e-4)
 
 
-def test_steered_text_equals_plain_decoding(lens: rl.Lens, model: Any) -> None:
-    d = directions(lens)["a"].at(2, -1)
+def check_text(lens: rl.Lens, model: Any, d: rl.Direction) -> None:
+    """Steered text is that of plain decoding without a cache."""
     found = lens.generate(tiny.PROMPTS, hooks=rl.add(d, 3.0), max_new_tokens=10)
     for n, prompt in enumerate(tiny.PROMPTS):
         ids = oracles.chat_ids(tiny.tokenizer(), prompt)
         with oracles.added(model, 2, 3.0 * d.vector):
             assert found[n] == lens._text(oracles.greedy(model, ids, 10))
+
+
+def test_steered_text_equals_plain_decoding(lens: rl.Lens, model: Any) -> None:
+    check_text(lens, model, directions(lens)["a"].at(2, -1))
 
 
 @pytest.mark.parametrize("architecture", ["Mamba", "Mamba2", "Qwen3Next"])
@@ -124,11 +128,7 @@ def test_other_caches_are_right_or_refused(architecture: str) -> None:
             expected = oracles.post_block_inputs(model, ids)[2][-len(lens.positions) :]
             torch.testing.assert_close(found[n, 0], expected, atol=1e-4, rtol=1e-4)
         d = directions(lens)["a"].at(2, -1)
-        texts = lens.generate(tiny.PROMPTS, hooks=rl.add(d, 3.0), max_new_tokens=10)
-        for n, prompt in enumerate(tiny.PROMPTS):
-            ids = oracles.chat_ids(tiny.tokenizer(), prompt)
-            with oracles.added(model, 2, 3.0 * d.vector):
-                assert texts[n] == lens._text(oracles.greedy(model, ids, 10))
+        check_text(lens, model, d)
         scores = rl.evaluate(lens, QUESTIONS, rl.add(d, 3.0), "cloze").logprobs
         tokens, row = rl.tasks.prepare(lens, rl.load_task(QUESTIONS), "cloze").tokens, 0
         for n, question in enumerate(QUESTIONS):

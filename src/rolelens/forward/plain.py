@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rolelens.forward.caches import has_cache
 from rolelens.forward.edits import Edit, Operation
 from rolelens.forward.models import Hook, HookedModel, is_bridge, is_hooked
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
@@ -80,7 +81,8 @@ _resumes: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 def mixes(model: HookedModel, hooks: Hooks) -> bool:
     """Whether prompts of several lengths can be decoded together under these hooks."""
     own = () if callable(hooks) else hooks
-    return not any(behind_blocks(name) for name, _ in own) and resumes(model)
+    behind = any(behind_blocks(name) for name, _ in own)
+    return not behind and has_cache(model) and resumes(model)
 
 
 def resumes(model: HookedModel) -> bool:
