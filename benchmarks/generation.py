@@ -64,6 +64,7 @@ def transformers_generate(model: Any, tokenizer: Any, ids: Any, **options: Any) 
         mask[row, width - len(prompt) :] = 1
     options = {"do_sample": False, "max_new_tokens": NEW, "use_cache": True} | options
     with torch.no_grad():
+        padded, mask = padded.to(model.device), mask.to(model.device)
         out = model.generate(padded, attention_mask=mask, **options)
     return [t.strip() for t in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
 

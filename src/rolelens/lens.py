@@ -51,8 +51,8 @@ class Lens(Shown):
                 as they are, as to a base model.
 
         Raises:
-            InputError: there is no tokenizer, the template fails, or the model is in training mode
-                and drops some of its activations at random.
+            InputError: there is no tokenizer, the template fails, the model is in training mode and
+                drops some of its activations at random, or its weights are offloaded.
         """
         if getattr(model, "tokenizer", None) is None:
             raise InputError("the model has no tokenizer; set model.tokenizer first.")
@@ -62,6 +62,12 @@ class Lens(Shown):
             raise InputError(
                 f"{self.name} is in training mode, in which dropout changes activations at random; "
                 "call model.eval() first."
+            )
+        if forward.is_offloaded(model):
+            raise InputError(
+                f"weights of {self.name} are offloaded and only put in place while their block "
+                "runs, so that nothing else can read them; load it on devices that hold it, or "
+                "quantised."
             )
         self.chat = ChatFormat(model.tokenizer, self.name, template)
         forward.probe(model)
@@ -102,6 +108,21 @@ class Lens(Shown):
         """Dtype of the weights."""
         dtype: torch.dtype = self.model.unembed.W_U.dtype
         return dtype
+
+    @property
+    def token_budget(self) -> int | None:
+        """Tokens of one batch, padding included; None, the default: as many as memory holds.
+
+        Scores do not depend on it but in the last digits. That is 2048 on a CPU, which keeps a few
+        cores busy, and 16384 on a GPU, or fewer where half of the free memory holds fewer. A batch
+        that does not fit is cut in half all the same. Answers are generated from four times as
+        many tokens of prompts, as a step has one token a prompt.
+        """
+        return forward.chosen_token_budget(self.model)
+
+    @token_budget.setter
+    def token_budget(self, tokens: int | None) -> None:
+        forward.choose_token_budget(self.model, tokens)
 
     @property
     def content(self) -> str:
@@ -323,13 +344,20 @@ class Lens(Shown):
             )
         answers = [""] * len(tokens)
         mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
-        budget = forward.GENERATED_BUDGET
         seeds = _seeds(seed, len(prompts))
-        for batch in forward.batches(tokens, budget, same_prompt_length=not mixed):
+
+        def written(batch: Batch) -> list[list[int]]:
             pick = _picker(temperature, top_p, [seeds[row] for row in batch.rows.tolist()])
-            steps = self._decode(batch, hooks, max_new_tokens, pick, cache)
-            written = torch.stack(list(steps), dim=1).tolist()
-            for i, ids in zip(batch.rows.tolist(), written, strict=True):
+            steps = list(self._decode(batch, hooks, max_new_tokens, pick, cache))
+            ids: list[list[int]] = torch.stack(steps, dim=1).tolist()
+            return ids
+
+        longest = max(map(len, tokens.ids))
+        budget = forward.generated_budget(self.model, longest, max_new_tokens)
+        for batch, rows in forward.batched(
+            self.model, tokens, written, budget=budget, same_prompt_length=not mixed
+        ):
+            for i, ids in zip(batch.rows.tolist(), rows, strict=True):
                 answers[i] = self._text(ids)
         return answers
 

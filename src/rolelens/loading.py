@@ -4,7 +4,7 @@ import difflib
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from rolelens import embedded
+from rolelens import embedded, forward, hub
 from rolelens.errors import InputError
 from rolelens.forward import HookedModel
 from rolelens.lens import Lens
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+from rolelens.placement import checked_device, checked_dtype, checked_map
 
 
 def load(
@@ -26,87 +25,190 @@ def load(
     tokenizer: Any = None,
     template: str | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
+    quantization_config: Any = None,
+    attn_implementation: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Lens:
     """Load a model.
 
-    Nothing is ever installed on the way, whatever a model's processor may lack.
+    Nothing is ever installed on the way, whatever a model's processor may lack. The commit of a
+    hub model is recorded (``lens.source.origin``).
 
     Args:
-        model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file,
-            a TransformerLens model, or a transformers model that is in memory. The last stays
-            where it is and as exact as it is, but TransformerLens wraps its modules in place and
-            switches it to eager attention: its own numbers may move in the last digits, and it
-            cannot be wrapped a second time.
+        model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file
+            (dequantised once into the cache), a TransformerLens model, or a transformers model
+            that is in memory. The last stays where it is and as exact as it is, but TransformerLens
+            wraps its modules in place and switches it to eager attention: its own numbers may move
+            in the last digits, and it cannot be wrapped a second time.
         tokenizer: of a transformers model that is in memory.
         template: a Jinja chat template in place of the tokenizer's; ``"text"``: prompts are put as
             they are, as to a base model. A model that has none gets "Question: ... Answer:", with
             a warning.
         device: where it runs; the GPU if there is one.
+        device_map: in place of ``device``, how it is laid over several: ``"auto"`` and the other
+            names that accelerate knows, or a mapping of modules to devices.
         dtype: float32 on a CPU, so that numbers do not depend on the machine, and bfloat16 on a
-            GPU; a torch dtype or its name, or ``"auto"``: bfloat16 wherever the hardware computes
-            it natively.
+            GPU that computes in it; a torch dtype or its name, or ``"auto"``: bfloat16 wherever
+            the hardware computes in it.
+        quantization_config: of transformers, such as ``BitsAndBytesConfig(load_in_8bit=True)``.
+        attn_implementation: how attention is computed where no hook lies inside, as transformers
+            names it; ``"sdpa"`` by default. Hooked attention is computed step by step.
         revision: of a hub model.
         trust_remote_code: passed on to ``transformers``.
 
     Raises:
-        InputError: there is no such model, or it cannot be reached; a transformers model without
-            its tokenizer, or one in training mode.
+        InputError: there is no such model, it cannot be reached, is gated or does not fit into
+            memory; no such device, or a device map that leaves modules out or weights on disk; a
+            transformers model without its tokenizer, or one in training mode.
     """
     if not isinstance(model, str | Path):
-        if device is not None or dtype is not None or revision is not None:
+        placed = (device, device_map, dtype, quantization_config, revision)
+        if any(option is not None for option in placed):
             raise InputError(
-                "device, dtype and revision are for models that are loaded here; move or cast a "
-                "TransformerLens model or a transformers model before passing it."
+                "device, device_map, dtype, quantization_config and revision are for models that "
+                "are loaded here; move, cast or quantise a TransformerLens model or a transformers "
+                "model before passing it."
             )
-        return _in_memory(model, tokenizer, template)
-    if tokenizer is not None:
-        raise InputError(
-            f"tokenizer is for a transformers model in memory, and model is {str(model)!r}; leave "
-            "it out, as a model that is loaded brings its own."
-        )
-    device = _device(device)
-    kwargs: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
-    name, path = str(model), Path(model).expanduser()
-    if name.endswith(".gguf") and not path.is_file():
-        raise InputError(f"no file {name!r}; check the path.")
-    is_local = name in embedded.NAMES or name.endswith(".gguf") or path.is_dir()
-    if is_local and revision is not None:
-        raise InputError(
-            f"revision is {revision!r}, and {name!r} is no model of a hub; leave it out."
-        )
-    with _hushed(), _nothing_installed():
-        from transformer_lens.model_bridge import TransformerBridge
-
-        where = str(embedded.folder()) if name in embedded.NAMES else str(path)
-        origin = embedded.ORIGIN if name in embedded.NAMES else name
-        try:
-            if name.endswith(".gguf"):
-                hf_model, kwargs["tokenizer"] = embedded.read_gguf(path)
-                # transformers leaves it out of some architectures' files, Gemma 3's among them.
-                hf_model.config.architectures = [type(hf_model).__name__]
-                kwargs["hf_model"] = hf_model.to(device=device, dtype=kwargs["dtype"])
-                origin = f"{path.name}, dequantised"
-            elif not Path(where).is_dir():
-                where, kwargs["revision"] = name, revision
-                origin = f"{name}@{revision or 'main'}"
-            bridge = TransformerBridge.boot_transformers(
-                where, trust_remote_code=trust_remote_code, **kwargs
-            )
-        except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
-            near = difflib.get_close_matches(name, [*embedded.NAMES, *cached_models()], n=1)
-            offer = f"did you mean {near[0]!r}? Else name" if near else "name"
+        bridge, name, origin = _in_memory(model, tokenizer)
+    else:
+        if tokenizer is not None:
             raise InputError(
-                f"no model {name!r} could be loaded ({_reason(error)}); {offer} a local folder, a "
-                ".gguf file, 'smollm2' (embedded) or a hub id that this machine can reach."
-            ) from error
+                f"tokenizer is for a transformers model in memory, and model is {str(model)!r}; "
+                "leave it out, as a model that is loaded brings its own."
+            )
+        if device is not None and device_map is not None:
+            raise InputError(
+                f"device is {str(device)!r} and device_map is given, too; leave one of them out."
+            )
+        name = str(model)
+        bridge, origin = _loaded(
+            name,
+            checked_device(device),
+            device_map if device_map is None else checked_map(device_map),
+            dtype,
+            quantization_config,
+            revision,
+            trust_remote_code,
+        )
+    if attn_implementation is not None:
+        forward.choose_attention(bridge, attn_implementation)
     return Lens(bridge, name=name, origin=origin, template=template)
 
 
-def _in_memory(model: Any, tokenizer: Any, template: str | None) -> Lens:
-    """A lens on a model that is in memory, of transformers or of TransformerLens."""
+def _loaded(
+    name: str,
+    device: torch.device,
+    device_map: str | dict[str, Any] | None,
+    dtype: torch.dtype | str | None,
+    quantization_config: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Any, str]:
+    """A bridge to the model of a name, and where its weights come from."""
+    path = Path(name).expanduser()
+    is_gguf = name.endswith(".gguf")
+    if is_gguf and not path.is_file():
+        raise InputError(f"no file {name!r}; check the path.")
+    is_hub = not (name in embedded.NAMES or is_gguf or path.is_dir())
+    if not is_hub and revision is not None:
+        raise InputError(
+            f"revision is {revision!r}, and {name!r} is no model of a hub; leave it out."
+        )
+    options: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "dtype": checked_dtype(dtype, device),
+    }
+    if is_hub and revision is not None:
+        options["revision"] = revision
+    # Weights go straight onto an accelerator, and not by way of the CPU's memory.
+    if device_map is None and (device.type != "cpu" or quantization_config is not None):
+        device_map = {"": str(device)}
+    with _hushed(), _nothing_installed():
+        try:
+            where = str(path)
+            if name in embedded.NAMES:
+                where = str(embedded.folder())
+            elif is_gguf:
+                where = str(embedded.gguf_folder(path))
+            elif is_hub:
+                where = name
+            if quantization_config is None:
+                bridge = _booted(where, device, device_map, options)
+            else:
+                bridge = _quantised(where, device_map, quantization_config, options)
+        except InputError:
+            raise
+        except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
+            raise _cannot_load(error, name, revision, str(device_map or device)) from error
+    if name in embedded.NAMES:
+        return bridge, embedded.ORIGIN
+    if is_gguf:
+        return bridge, f"{path.name}, dequantised"
+    known = hub.commit(bridge.original_model) or revision or "main"
+    return bridge, f"{name}@{known}" if is_hub else name
+
+
+def _booted(
+    where: str, device: torch.device, device_map: str | dict[str, Any] | None, options: Any
+) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    boot = TransformerBridge.boot_transformers
+    if device_map is not None:
+        try:
+            return boot(where, device_map=device_map, **options)
+        except ValueError as error:
+            # TransformerLens lets no map place a state space model, be it of one device.
+            if "stateful" not in str(error) or device_map != {"": str(device)}:
+                raise
+    return boot(where, device=device, **options)
+
+
+def _quantised(where: str, device_map: Any, quantization_config: Any, options: Any) -> Any:
+    """A bridge to a model that transformers quantises while it loads it."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    named = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=options["dtype"],
+        device_map=device_map,
+        quantization_config=quantization_config,
+        attn_implementation="eager",
+        **named,
+    )
+    hf_model.eval()
+    hf_model.config.architectures = [type(hf_model).__name__]
+    tokenizer = AutoTokenizer.from_pretrained(where, **named)
+    return TransformerBridge.boot_transformers(
+        where, hf_model=hf_model, tokenizer=tokenizer, device=hf_model.device, **options
+    )
+
+
+def _cannot_load(error: Exception, name: str, revision: str | None, where: str) -> InputError:
+    """Why a model could not be loaded, in one sentence."""
+    known = hub.explanation(error, name, revision, where)
+    if known is not None:
+        return InputError(known)
+    if "does not give any device" in str(error):
+        left = str(error).rpartition(":")[2].strip()
+        return InputError(
+            f"device_map names no device for {left}; add them, or use device_map='auto'."
+        )
+    near = difflib.get_close_matches(name, [*embedded.NAMES, *hub.cached_models()], n=1)
+    offer = f"did you mean {near[0]!r}? Else name" if near else "name"
+    return InputError(
+        f"no model {name!r} could be loaded ({_reason(error)}); {offer} a local folder, a .gguf "
+        "file, 'smollm2' (embedded) or a hub id that this machine can reach."
+    )
+
+
+def _in_memory(model: Any, tokenizer: Any) -> tuple[Any, str | None, str | None]:
+    """A model in memory, of transformers or of TransformerLens, with its name and origin."""
     from transformers import PreTrainedModel
 
     if isinstance(model, HookedModel):
@@ -114,7 +216,7 @@ def _in_memory(model: Any, tokenizer: Any, template: str | None) -> Lens:
             raise InputError(
                 "a TransformerLens model brings its own tokenizer; set model.tokenizer instead."
             )
-        return Lens(model, template=template)
+        return model, None, None
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise InputError(
@@ -155,55 +257,13 @@ def _in_memory(model: Any, tokenizer: Any, template: str | None) -> Lens:
                 f"the {kind} could not be wrapped ({_reason(error)}); pass a decoder-only model "
                 "that TransformerLens knows, with its tokenizer."
             ) from error
-    return Lens(bridge, name=name, origin=f"{name}, in memory", template=template)
+    return bridge, name, f"{name}, in memory"
 
 
 def _reason(error: Exception) -> str:
     """The first line of what an error says."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return reason if len(reason) < 200 else f"{reason[:200]}..."
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InputError(
-            f"device is {device!r}; it has to be one such as 'cpu' or 'cuda'."
-        ) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {str(device)!r}, and there is no GPU here; use 'cpu'.")
-    return chosen
-
-
-def cached_models() -> dict[str, str]:
-    """Hub models in the local cache, and where each is."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return {}
-    return {r.repo_id: str(r.repo_path) for r in sorted(repos, key=str) if r.repo_type == "model"}
-
-
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        return dtype
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype in DTYPES:
-        named: torch.dtype = getattr(torch, str(dtype))
-        return named
-    if dtype != "auto":
-        raise InputError(
-            f"dtype is {dtype!r}; pass a torch dtype, one of {', '.join(map(repr, DTYPES))}, "
-            "'auto' or nothing."
-        )
-    cpu: Any = torch.cpu
-    native = device.type != "cpu" or cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What commands have in common: options, and how results and errors are told."""
 
 import contextlib
+import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from rolelens.errors import InputError, writing
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.progress import quiet
+from rolelens.sweeps import Estimate, duration
 from rolelens.tasks import AnyTask, Options, load_task
 from rolelens.vectors import Directions
 
@@ -90,6 +93,11 @@ Prompts = Annotated[
 Base = Annotated[
     str | None, typer.Option(help="Base prompts: a JSON, JSONL or CSV file, or a hub id.")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would take, measured for ten seconds.")
+]
+LONG = 2e13
+"""Operations of a run that takes minutes on a few cores."""
 LUCK = "The best of many cells is partly luck: confirm it on other items."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -111,6 +119,32 @@ def plainly(silent: bool = False) -> Iterator[None]:
         again = f" To go on: rolelens {shlex.join(sys.argv[1:])}" if kept else ""
         print(f"rolelens: interrupted.{again}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def foretold(estimate: Callable[[float], Estimate], silent: bool) -> Iterator[None]:
+    """Say before a long run what it will take, and after it what it took.
+
+    Args:
+        estimate: estimates the run, from its speed measured for some seconds.
+        silent: say nothing.
+    """
+    quick = None if silent else estimate(0.0)
+    if quick is None or quick.operations < LONG:
+        yield
+        return
+    before = estimate(10.0)
+    print(f"rolelens: {before}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    yield
+    took = duration(time.monotonic() - start)
+    expected = duration(before.seconds or 0.0)
+    print(f"rolelens: took {took}; estimated {expected}", file=sys.stderr, flush=True)
+
+
+def tell_estimate(as_json: bool, estimate: Estimate) -> None:
+    """Print what a run would take."""
+    tell(as_json, dataclasses.asdict(estimate) | {"seconds": estimate.seconds}, str(estimate))
 
 
 def tell(as_json: bool, content: dict[str, Any], text: str) -> None:

@@ -1,5 +1,6 @@
 """Commands that score tasks: plain, in a whole grid, and by search."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rolelens.cli.options import (
     Alphas,
     Device,
     Domains,
+    DryRun,
     Dtype,
     Json,
     Layers,
@@ -32,6 +34,7 @@ from rolelens.cli.options import (
     check_out,
     check_save_best,
     checked_tokens,
+    foretold,
     grid,
     load_items,
     load_model,
@@ -40,11 +43,13 @@ from rolelens.cli.options import (
     read_text,
     task_options,
     tell,
+    tell_estimate,
     write,
 )
 from rolelens.errors import InputError, unknown
 from rolelens.hooks import Steering, ablate, add
 from rolelens.lens import Lens
+from rolelens.sweeps import estimate as run_estimate
 from rolelens.sweeps import search as run_search
 from rolelens.sweeps import status as store_status
 from rolelens.sweeps import sweep as run_sweep
@@ -160,6 +165,7 @@ def sweep(
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
@@ -173,17 +179,20 @@ def sweep(
         chosen = load_vectors(vectors, name)
         check_save_best(save_best, chosen)
         items = load_items(task, shots, domain)
-        result = run_sweep(
-            load_model(model, dtype, device),
-            chosen,
-            items,
+        lens = load_model(model, dtype, device)
+        asked: dict[str, Any] = {
             **grid(layers, positions, alphas),
-            tokens=checked_tokens(tokens),
-            method=method,
-            change=change,  # type: ignore[arg-type]
-            store=store,
+            "tokens": checked_tokens(tokens),
+            "method": method,
+            "change": change,
             **task_options(max_new_tokens),
-        )
+        }
+        taking = partial(run_estimate, lens, chosen, items, **asked)
+        if dry_run:
+            tell_estimate(as_json, taking())
+            return
+        with foretold(lambda seconds: taking(seconds=seconds), silent):
+            result = run_sweep(lens, chosen, items, **asked, store=store)
         table = result.table()
         measures = result.baseline.measures
         if out is not None:
@@ -227,6 +236,7 @@ def search(
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
     silent: Quiet = False,
 ) -> None:
@@ -241,18 +251,19 @@ def search(
             known = {role: of_role.domain for role, of_role in roles.items()}
             domains = {role: known[role] or "" for role in chosen.names if known.get(role)}
         items = load_items(task, shots, domain)
-        result = run_search(
-            load_model(model, dtype, device),
-            chosen,
-            items,
-            domains=domains,
+        lens = load_model(model, dtype, device)
+        asked: dict[str, Any] = {
+            "domains": domains,
             **grid(layers, positions, alphas),
-            tokens=checked_tokens(tokens),
-            method=method,
-            by=by,
-            seed=seed,
-            store=store,
-        )
+            "tokens": checked_tokens(tokens),
+            "method": method,
+        }
+        taking = partial(run_estimate, lens, chosen, items, **asked, searching=True)
+        if dry_run:
+            tell_estimate(as_json, taking())
+            return
+        with foretold(lambda seconds: taking(seconds=seconds), silent):
+            result = run_search(lens, chosen, items, **asked, by=by, seed=seed, store=store)
         table = result.table()
         if out is not None:
             write(table, out)
@@ -315,25 +326,34 @@ def paper(
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
+    dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
     """Run the role-vectors paper on a model, and report what survives; takes hours."""
     with plainly(silent):
-        axes = grid(layers, positions, alphas)
         stored = None if vectors is None else Directions.load(vectors)
         read = None if text is None else read_text(text)
-        runs.paper(
-            load_model(model, dtype, device),
-            out,
-            data=data,
-            vectors=stored,
-            method=tasks.checked_method(method),
-            n_nulls=nulls,
-            folds=folds,
-            text=read,
-            ablated=ablated,
-            anyway=anyway,
-            **axes,
-            seed=seed,
-            say=lambda line: None if silent else print(line, flush=True),
-        )
+        lens = load_model(model, dtype, device)
+        asked: dict[str, Any] = {
+            "data": data,
+            "vectors": stored,
+            "method": tasks.checked_method(method),
+            "n_nulls": nulls,
+            "folds": folds,
+            "text": read,
+            "ablated": ablated,
+            "anyway": anyway,
+            **grid(layers, positions, alphas),
+            "seed": seed,
+        }
+        taking = partial(runs.estimate_paper, lens, **asked)
+        if dry_run:
+            tell_estimate(False, taking())
+            return
+        with foretold(lambda seconds: taking(seconds=seconds), silent):
+            runs.paper(
+                lens,
+                out,
+                **asked,
+                say=lambda line: None if silent else print(line, flush=True),
+            )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rolelens import embedded, loading, prompts, runs
+from rolelens import embedded, hub, prompts, runs
 from rolelens.cli.options import (
     Base,
     Device,
@@ -207,7 +207,7 @@ def report(
 
 def models(as_json: Json = False) -> None:
     """List what --model takes on this machine: the embedded model and cached hub models."""
-    known = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | loading.cached_models()
+    known = dict.fromkeys(embedded.NAMES, embedded.ORIGIN) | hub.cached_models()
     text = "\n".join(f"{name}  ({origin})" for name, origin in known.items())
     tell(as_json, known, f"{text}\nor any hub id, local folder or .gguf file")
 

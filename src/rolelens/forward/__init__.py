@@ -8,6 +8,20 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 from rolelens.forward.backward import gradients
 from rolelens.forward.decoding import Pick, decode
 from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
+from rolelens.forward.layout import Layout
+from rolelens.forward.memory import (
+    batch_bytes,
+    batched,
+    choose_token_budget,
+    chosen_token_budget,
+    generated_budget,
+    is_out_of_memory,
+    kept_bytes,
+    running_out,
+    shrink,
+    token_budget,
+    too_large,
+)
 from rolelens.forward.models import (
     Hook,
     HookedModel,
@@ -16,8 +30,11 @@ from rolelens.forward.models import (
     end_ids,
     fingerprint,
     is_centred,
+    is_offloaded,
     release_memory,
 )
+from rolelens.forward.native import choose_attention
+from rolelens.forward.operations import Operations, count_operations
 from rolelens.forward.passes import (
     Hooks,
     Regrouped,
@@ -32,7 +49,7 @@ from rolelens.forward.passes import (
     told,
     unembed,
 )
-from rolelens.forward.plain import Plain, cells, mixes
+from rolelens.forward.plain import Plain, cells, mixes, resumes
 from rolelens.forward.selection import (
     Running,
     Selection,
@@ -49,8 +66,6 @@ from rolelens.forward.streams import (
     token_states,
 )
 from rolelens.forward.tokens import (
-    GENERATED_BUDGET,
-    TOKEN_BUDGET,
     Batch,
     Tokens,
     batches,
@@ -60,9 +75,7 @@ from rolelens.forward.tokens import (
 
 __all__ = [
     "ABLATED",
-    "GENERATED_BUDGET",
     "SITES",
-    "TOKEN_BUDGET",
     "Batch",
     "Edit",
     "Hook",
@@ -70,7 +83,9 @@ __all__ = [
     "HookedModel",
     "Hooks",
     "Kind",
+    "Layout",
     "Operation",
+    "Operations",
     "Pick",
     "Plain",
     "Point",
@@ -83,30 +98,45 @@ __all__ = [
     "Tokens",
     "answer_logprobs",
     "answer_states",
+    "batch_bytes",
+    "batched",
     "batches",
     "cells",
     "check_effect",
     "check_positions",
     "checked_selection",
+    "choose_attention",
+    "choose_token_budget",
+    "chosen_token_budget",
     "common_prefix",
     "content",
+    "count_operations",
     "decode",
     "end_ids",
     "fingerprint",
     "foreign_hooks",
+    "generated_budget",
     "gradients",
     "groups",
     "install",
     "installed",
     "is_centred",
+    "is_offloaded",
+    "is_out_of_memory",
+    "kept_bytes",
     "mixes",
     "next_token_logits",
     "probe",
     "release_memory",
     "residual_stream",
+    "resumes",
     "running",
+    "running_out",
     "selected",
+    "shrink",
+    "token_budget",
     "token_states",
     "told",
+    "too_large",
     "unembed",
 ]

@@ -10,11 +10,12 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rolelens.forward import models
-from rolelens.forward.models import Hook, HookedModel
+from rolelens.forward import memory, models
+from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.passes import Stop, probe, steered, until_stop
 from rolelens.forward.selection import Running, Selection, selected
-from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
+from rolelens.forward.streams import stacked
+from rolelens.forward.tokens import Batch, Tokens
 
 
 def gradients(
@@ -25,7 +26,7 @@ def gradients(
     *,
     vocab: Sequence[int] | None = None,
     weights: Float[Tensor, "row read"],
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row selection layer d_model"]]]:
     """Gradient of a score with respect to the residual stream entering each layer.
 
@@ -40,7 +41,7 @@ def gradients(
         vocab: the score weighs the logits of these tokens at the end of each prompt; None: it
             weighs the summed log-probability of each answer.
         weights: weight of every token of ``vocab``, or one weight a row.
-        budget: tokens of one batch.
+        budget: tokens of one batch; as many as fit by default.
 
     Yields:
         The rows (indices into ``tokens``), and the gradient summed over the tokens of each
@@ -48,30 +49,52 @@ def gradients(
     """
     probe(model)
     chosen = sorted(set(layers))
-    for batch in batches(tokens, budget):
-        entries: dict[int, Tensor] = {}
-        final: list[Tensor] = []
-        with (
-            _frozen(model),
-            steered(model, batch, (), _readers(model, chosen, entries, final), checkpointed=True),
-            torch.enable_grad(),
-        ):
-            with until_stop():
-                models.run(model, batch.ids)
-            score = _score(model, batch, final[0], vocab, weights[batch.rows])
-            found = torch.autograd.grad(score, [entries[layer] for layer in chosen])
-        now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
-        inside = now.positions < batch.lengths[:, None]
-        masks = torch.stack([selected(now, tokens_of) & inside for tokens_of in selections])
-        summed = {
-            layer: einsum(
-                grad.float(),
-                masks.to(grad.device).float(),
-                "row t d, selection row t -> row selection d",
-            ).cpu()
-            for layer, grad in zip(chosen, found, strict=True)
-        }
-        yield batch.rows, torch.stack([summed[layer] for layer in layers], dim=2)
+    kind = f"backward over {len(chosen)} layers"
+    memory.footprint(model, kind, partial(_one_row, model, chosen))
+    run = partial(_differentiated, model, chosen, selections, vocab, weights)
+    for batch, summed in memory.batched(model, tokens, run, budget=budget, kind=kind):
+        yield batch.rows, summed[:, :, [chosen.index(layer) for layer in layers]]
+
+
+def _differentiated(
+    model: HookedModel,
+    layers: Sequence[int],
+    selections: Sequence[Selection],
+    vocab: Sequence[int] | None,
+    weights: Float[Tensor, "row read"],
+    batch: Batch,
+) -> Float[Tensor, "row selection layer d_model"]:
+    """Gradients of a batch, summed over the tokens of each selection."""
+    entries: dict[int, Tensor] = {}
+    final: list[Tensor] = []
+    with (
+        _frozen(model),
+        steered(model, batch, (), _readers(model, layers, entries, final), checkpointed=True),
+        torch.enable_grad(),
+    ):
+        with until_stop():
+            models.run(model, batch.ids)
+        score = _score(model, batch, final[0], vocab, weights[batch.rows])
+        grads = torch.autograd.grad(score, [entries[layer] for layer in layers])
+    now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+    inside = now.positions < batch.lengths[:, None]
+    masks = Everywhere(torch.stack([selected(now, chosen) & inside for chosen in selections]))
+    summed = {
+        layer: einsum(
+            grad.float(),
+            masks.on(grad.device).float(),
+            "row t d, selection row t -> row selection d",
+        )
+        for layer, grad in zip(layers, grads, strict=True)
+    }
+    return stacked(summed, layers).transpose(1, 2).cpu()
+
+
+def _one_row(model: HookedModel, layers: Sequence[int], width: int) -> None:
+    """Differentiate one row of some width."""
+    one = torch.tensor([0])
+    batch = Batch(one, torch.arange(width)[None] % model.cfg.d_vocab, one + width, one + width, 0)
+    _differentiated(model, layers, ("all",), [0], torch.ones(1, 1), batch)
 
 
 @contextmanager

@@ -221,6 +221,11 @@ def content(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_offloaded(model: Any) -> bool:
+    """Whether weights are elsewhere until they are needed, as accelerate leaves them."""
+    return any(weight.is_meta for weight in model.parameters())
+
+
 def is_bridge(model: HookedModel) -> bool:
     """Whether it wraps a Hugging Face model."""
     return hasattr(model, "original_model")

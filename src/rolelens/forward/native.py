@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rolelens.errors import InputError
 from rolelens.forward.models import HookedModel, is_bridge
 
 ENDS = ("hook_in", "hook_out")
@@ -49,6 +50,7 @@ class _Part:
 
 _parts: WeakKeyDictionary[HookedModel, list[_Part]] = WeakKeyDictionary()
 _switched_off: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+_attention: WeakKeyDictionary[HookedModel, str] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -62,7 +64,8 @@ def native(
     Args:
         model: the model.
         start: the first block that runs.
-        fused: compute attention by PyTorch's scaled dot product where all of it is free of hooks.
+        fused: compute attention at once where all of it is free of hooks, by PyTorch's scaled dot
+            product or what :func:`choose_attention` chose.
             It differs from attention step by step in the last digits, which differences of means
             magnify: where these are read, attention stays as it is.
         checkpointed: keep nothing of a block but what enters it, and run it again in the backward
@@ -89,7 +92,7 @@ def native(
             replaced.append(part.component)
         try:
             if fused and attention == model.cfg.n_layers - start:
-                restored.enter_context(_scaled_dot_product(model))
+                restored.enter_context(_fused_attention(model))
             yield
         finally:
             for component in replaced:
@@ -114,6 +117,11 @@ def try_native(model: HookedModel) -> None:
     tolerance = 1e-4 if model.unembed.W_U.dtype in (torch.float32, torch.float64) else 0.1
     scale = expected.abs().max().clamp(min=1)
     _switched_off[model] = bool((found - expected).abs().max() > tolerance * scale)
+    if _switched_off[model] and _attention.get(model, "eager") != "eager":
+        raise InputError(
+            f"attn_implementation is {_attention[model]!r}, with which {model.cfg.model_name!r} "
+            "gives other logits than with 'eager'; use that, or nothing."
+        )
 
 
 class _Between:
@@ -173,21 +181,59 @@ def _changed(model: Any) -> bool:
     )
 
 
-@contextmanager
-def _scaled_dot_product(model: Any) -> Iterator[None]:
-    """Let transformers compute attention by PyTorch's own function, where that is the same."""
+def choose_attention(model: Any, implementation: str) -> None:
+    """Choose how attention is computed where it is free of hooks, as transformers names it.
+
+    It is scaled dot product attention (``"sdpa"``) by default, where the model allows it.
+
+    Raises:
+        InputError: transformers does not know it, or it cannot compute this model's attention.
+    """
+    if not is_bridge(model):
+        raise InputError(
+            f"attn_implementation is {implementation!r}, and a {type(model).__name__} computes its "
+            "attention itself; load the model by its name."
+        )
+    if implementation != "eager":
+        try:
+            model.original_model._check_and_adjust_attn_implementation(implementation)
+        except (ImportError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"attn_implementation is {implementation!r}, which cannot be used here ({reason}); "
+                "use 'sdpa', 'eager' or nothing."
+            ) from error
+    _attention[model] = implementation
+    _switched_off.pop(model, None)
+    if implementation != "eager" and not _fuses(model):
+        raise InputError(
+            f"attn_implementation is {implementation!r}, which does not compute the attention of "
+            f"{model.cfg.model_name!r}; use 'eager' or nothing."
+        )
+
+
+def _fuses(model: Any) -> bool:
+    """Whether attention can be computed at once with the same outcome."""
+    if model not in _parts:
+        _parts[model] = list(_replaceable(model))
     config = model.original_model.config.get_text_config()
-    chosen = config._attn_implementation
-    if (
-        chosen != "eager"
-        or not getattr(model.original_model, "_supports_sdpa", False)
-        or getattr(config, "attn_logit_softcapping", None)
-        or any(p.original.config is not config for p in _parts[model] if p.is_attention)
-    ):
+    chosen = _attention.get(model, "sdpa")
+    capped = chosen == "sdpa" and getattr(config, "attn_logit_softcapping", None)
+    supported = chosen != "sdpa" or getattr(model.original_model, "_supports_sdpa", False)
+    shared = all(part.original.config is config for part in _parts[model] if part.is_attention)
+    return bool(chosen != "eager" and supported and not capped and shared)
+
+
+@contextmanager
+def _fused_attention(model: Any) -> Iterator[None]:
+    """Let transformers compute attention at once, where that is the same."""
+    config = model.original_model.config.get_text_config()
+    before = config._attn_implementation
+    if before != "eager" or not _fuses(model):
         yield
         return
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = _attention.get(model, "sdpa")
     try:
         yield
     finally:
-        config._attn_implementation = chosen
+        config._attn_implementation = before

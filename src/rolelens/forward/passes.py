@@ -1,5 +1,6 @@
 """Forward passes that read what is needed and end there."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward import caches, models
+from rolelens.forward import caches, memory, models
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.native import native, try_native
 from rolelens.forward.selection import Running, Selection, running, selects
-from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
+from rolelens.forward.tokens import Batch, Tokens
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
 Hooks: TypeAlias = Sequence[Hook] | RowHooks
@@ -145,7 +146,7 @@ def next_token_logits(
     *,
     vocab: Sequence[int],
     hooks: Hooks = (),
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Float[Tensor, "prompt token"]:
     """Logits of some tokens at the end of each prompt; nothing else is unembedded.
 
@@ -154,63 +155,105 @@ def next_token_logits(
         tokens: the prompts.
         vocab: ids of the tokens asked for.
         hooks: what is done to the stream on the way.
-        budget: tokens of one batch.
+        budget: tokens of one batch; as many as fit by default.
     """
     check_effect(model, hooks, tokens)
     out = torch.empty(len(tokens), len(vocab))
-    for batch in batches(tokens, budget):
-        index = (batch.lengths - 1)[:, None]
-        final = final_residual(model, batch, index, hooks)[:, 0]
-        out[batch.rows] = unembed(model, final, list(vocab)).float().cpu()
+    read = partial(_next_logits, model, list(vocab), hooks)
+    for batch, logits in memory.batched(model, tokens, read, budget=budget):
+        out[batch.rows] = logits
     return out
 
 
+def _next_logits(
+    model: HookedModel, vocab: list[int], hooks: Hooks, batch: Batch
+) -> Float[Tensor, "row token"]:
+    final = final_residual(model, batch, (batch.lengths - 1)[:, None], hooks)[:, 0]
+    return unembed(model, final, vocab).float().cpu()
+
+
 def answer_logprobs(
-    model: HookedModel, tokens: Tokens, *, hooks: Hooks = (), budget: int = TOKEN_BUDGET
+    model: HookedModel,
+    tokens: Tokens,
+    *,
+    hooks: Hooks = (),
+    mixed: bool = False,
+    budget: int | None = None,
 ) -> list[Float[Tensor, " token"]]:
     """Log-probability (nats) of every token of each answer, given all that stands before it.
 
     Answers to the same prompt share its keys and values, so a prompt runs once.
+
+    Args:
+        model: the model.
+        tokens: the prompts with their answers.
+        hooks: what is done to the stream on the way.
+        mixed: put prompts of several lengths into one batch, where the model :func:`mixes` them.
+        budget: tokens of one batch; as many as fit by default.
     """
     check_effect(model, hooks, tokens, unread=1)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
-    for batch in batches(tokens, budget, same_prompt_length=True):
-        length = int(batch.prompt_lengths[0])
-        width = batch.ids.shape[1] - length
-        final = _answer_residual(model, batch, length, hooks)
-        answered = torch.arange(width) < (batch.lengths - length)[:, None]
-        found = torch.zeros(answered.shape)
-        targets = batch.ids[:, length:][answered][:, None]
-        found[answered] = token_logprobs(model, final[answered], targets)[:, 0]
-        for row, i in enumerate(batch.rows.tolist()):
-            out[i] = found[row, answered[row]]
+    read = partial(_answers, model, hooks)
+    for batch, answers in memory.batched(
+        model, tokens, read, budget=budget, same_prompt_length=not mixed
+    ):
+        for i, logprobs in zip(batch.rows.tolist(), answers, strict=True):
+            out[i] = logprobs
     return out
 
 
+def _answers(model: HookedModel, hooks: Hooks, batch: Batch) -> list[Float[Tensor, " token"]]:
+    """Log-probabilities of the answers of a batch."""
+    lengths = batch.lengths - batch.prompt_lengths
+    columns = torch.arange(int(lengths.max()))
+    answered = columns < lengths[:, None]
+    index = (batch.prompt_lengths[:, None] + columns).clamp(max=batch.ids.shape[1] - 1)
+    targets = batch.ids.gather(1, index)
+    final = _answer_residual(model, batch, targets[:, :-1], hooks)
+    logprobs = token_logprobs(model, final[answered], targets[answered][:, None])[:, 0]
+    return list(torch.split(logprobs, lengths.tolist()))
+
+
 def _answer_residual(
-    model: HookedModel, batch: Batch, length: int, hooks: Hooks
+    model: HookedModel, batch: Batch, answers: Int[Tensor, "row read"], hooks: Hooks
 ) -> Float[Tensor, "row token d_model"]:
-    """What leaves the last block where each token of the answers is predicted."""
-    rows, width = torch.arange(len(batch.rows)), batch.ids.shape[1] - length
+    """What leaves the last block where each token of the answers is predicted.
+
+    Args:
+        model: the model.
+        batch: the prompts with their answers.
+        answers: all tokens of the answers but the last.
+        hooks: what is done to the stream on the way.
+    """
+    lengths, width = batch.prompt_lengths, answers.shape[1]
     if not caches.has_cache(model):
-        index = (length - 1 + torch.arange(width)).expand(len(rows), -1)
-        return final_residual(model, batch, index, hooks)
-    starts = batch.ids[:, :length]
+        index = lengths[:, None] - 1 + torch.arange(width + 1)
+        return final_residual(model, batch, index.clamp(max=batch.ids.shape[1] - 1), hooks)
+    longest, even = int(lengths.max()), bool((lengths == lengths[0]).all())
+    inside = torch.arange(longest) < lengths[:, None]
+    starts = [batch.ids[:, :longest].where(inside, 0), lengths[:, None]]
     if callable(hooks):  # rows that are steered differently share nothing
-        starts = torch.cat([starts, batch.rows[:, None]], dim=1)
-    prompts, prompt_of = torch.unique(starts, dim=0, return_inverse=True)
+        starts.append(batch.rows[:, None])
+    prompts, prompt_of = torch.unique(torch.cat(starts, dim=1), dim=0, return_inverse=True)
     first = torch.tensor([int((prompt_of == p).nonzero()[0]) for p in range(len(prompts))])
-    cache = caches.new_cache(model, len(prompts))
-    last = torch.full((len(prompts), 1), length - 1)
-    before = final_residual(model, batch.part(first, slice(0, length)), last, hooks, cache=cache)[
-        prompt_of
-    ]
-    if width == 1:
+    cache = caches.new_cache(model, len(prompts), whole=not even)
+    part = batch.part(first, slice(0, longest))
+    last = (lengths[first] - 1)[:, None]
+    before = final_residual(model, part, last, hooks, cache=cache)[prompt_of]
+    if not width:
         return before
+    if not even:
+        caches.move_right(cache, lengths[first])
     caches.select_rows(cache, prompt_of.to(model.cfg.device))
-    index = torch.arange(width - 1).expand(len(rows), -1)
-    part = batch.part(rows, slice(length, length + width - 1))
-    after = final_residual(model, part, index, hooks, cache=cache, start=length)
+    after = final_residual(
+        model,
+        dataclasses.replace(batch, ids=answers),
+        torch.arange(width).expand(len(lengths), -1),
+        hooks,
+        cache=cache,
+        positions=lengths[:, None] + torch.arange(width),
+        behind=None if even else lengths,
+    )
     return torch.cat([before, after], dim=1)
 
 
@@ -323,8 +366,14 @@ def final_residual(
     *,
     cache: Any = None,
     start: int = 0,
+    positions: Int[Tensor, "row position"] | None = None,
+    behind: Int[Tensor, " row"] | None = None,
 ) -> Float[Tensor, "row read d_model"]:
-    """The residual stream that leaves the last block, at the columns ``index`` of the batch."""
+    """The residual stream that leaves the last block, at the columns ``index`` of the batch.
+
+    For ``cache`` and ``behind`` see :func:`rolelens.forward.models.run`; ``positions`` are those of
+    the tokens, which else follow ``start``.
+    """
     for name, _ in hooks(batch.rows) if callable(hooks) else hooks:
         if behind_blocks(name):
             raise InputError(
@@ -333,8 +382,8 @@ def final_residual(
             )
     read: list[Tensor] = []
     reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(finish, read, index))
-    with steered(model, batch, hooks, [reader], start=start), until_stop():
-        models.run(model, batch.ids, cache)
+    with steered(model, batch, hooks, [reader], start=start, positions=positions), until_stop():
+        models.run(model, batch.ids, cache, behind=behind)
     return read[0]
 
 
@@ -370,6 +419,17 @@ def probe(model: HookedModel) -> None:
     try_native(model)
     if model not in _unembeds_by_hand:
         _unembeds_by_hand[model] = _unembedding_agrees(model)
+        memory.footprint(model, "forward", partial(run_one_row, model))
+
+
+def run_one_row(model: HookedModel, width: int) -> None:
+    """Run one row with attention step by step, which takes the most memory."""
+    one = torch.tensor([0])
+    batch = Batch(one, torch.arange(width)[None] % model.cfg.d_vocab, one + width, one + width, 0)
+    kept: list[Tensor] = []
+    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(finish, kept, one[None]))
+    with steered(model, batch, (), [reader], fused=False), until_stop():
+        models.run(model, batch.ids)
 
 
 def _unembedding_agrees(model: HookedModel) -> bool:

@@ -15,7 +15,7 @@ from rolelens.forward.models import Hook, HookedModel, is_bridge, is_hooked
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
 from rolelens.forward.selection import Selection
 from rolelens.forward.shared import Shared
-from rolelens.forward.tokens import TOKEN_BUDGET, Tokens
+from rolelens.forward.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Plain:
     tokens: Tokens
     selections: Sequence[Selection] = ("all",)
     vocab: Sequence[int] | None = None
-    budget: int = TOKEN_BUDGET
+    budget: int | None = None
 
     def unsteered(self) -> Float[Tensor, "row read"]:
         """Score every row as it is."""
@@ -54,7 +54,7 @@ def cells(
     selections: Sequence[Selection] = ("all",),
     *,
     vocab: Sequence[int] | None = None,
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Shared | Plain:
     """Prepare prompts to be scored under many edits; arguments as for :class:`Shared`.
 
@@ -109,12 +109,12 @@ def _agrees(model: HookedModel) -> bool:
     try:
         for selection in SELECTIONS_TRIED:
             shared = Shared(model, tokens, [layer], [selection])
-            norm = shared.parts[0].x[layer].float().norm(dim=-1).mean().cpu()
+            norm = shared.runs[0].x[layer].float().norm(dim=-1).mean().cpu()
             points = ((layer, "hook_resid_pre"),)
             edit = Edit([[Operation("add", delta / delta.norm() * norm, points, selection)]])
             found = shared.steered(edit)
             expected = Plain(model, tokens, [selection]).steered(edit)
-            tolerance = max(1e-3, 16 * torch.finfo(shared.parts[0].x[layer].dtype).eps)
+            tolerance = max(1e-3, 16 * torch.finfo(shared.runs[0].x[layer].dtype).eps)
             if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
                 return False
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):

@@ -44,9 +44,16 @@ class Past:
             layers.append((torch.cat(keys), torch.cat([v for _, v in kept])) if kept else None)
         return cls(tuple(layers), parts[0].length)
 
-    def ends(self, lengths: Int[Tensor, " row"]) -> "Past":
-        """The first tokens of each row, moved to the right end."""
-        length = int(lengths.max())
+    def ends(self, lengths: Int[Tensor, " row"], length: int | None = None) -> "Past":
+        """The first tokens of each row, moved to the right end.
+
+        Args:
+            lengths: how many columns of each row that is, padding on the left included.
+            length: how many columns there are then; as many as in the longest row by default.
+        """
+        length = length or int(lengths.max())
+        if length == self.length and bool((lengths == length).all()):
+            return self
         columns = right_ends(lengths, length)
         layers = [
             entry and tuple(right_aligned(t, columns) for t in entry) for entry in self.layers

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
-from rolelens.forward import models
+from rolelens.forward import memory, models
 from rolelens.forward.edits import SITES
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.passes import (
@@ -24,7 +24,7 @@ from rolelens.forward.passes import (
 )
 from rolelens.forward.plain import resumes
 from rolelens.forward.resume import Past, resume
-from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches, common_prefix
+from rolelens.forward.tokens import Batch, Tokens, common_prefix
 
 Pooled: TypeAlias = Literal["last", "mean"]
 
@@ -47,7 +47,7 @@ def residual_stream(
     *,
     site: str = "resid_pre",
     hooks: Hooks = (),
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer position d"]]]:
     """Read the residual stream entering each layer, or another site, a batch at a time.
 
@@ -60,7 +60,7 @@ def residual_stream(
         positions: positions counted from the end of each prompt (-1 is its last token).
         site: one of ``SITES``.
         hooks: what is done to the stream on the way.
-        budget: tokens of one batch.
+        budget: tokens of one batch; as many as fit by default.
 
     Yields:
         The rows (indices into ``tokens``) and what was read.
@@ -68,29 +68,49 @@ def residual_stream(
     check_positions(tokens, positions)
     check_effect(model, hooks, tokens)
     offsets = torch.tensor(positions)
-    sharing = site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model)
-    past = _shared_past(model, tokens, max(layers), int(offsets.min())) if sharing else None
+    if site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model):
+        past = _shared_past(model, tokens, max(layers), int(offsets.min()))
+        read = partial(_read_behind, model, past, layers, offsets)
+    else:
+        read = partial(_read_ends, model, layers, offsets, hooks, site)
+    for batch, states in memory.batched(model, tokens, read, budget=budget):
+        yield batch.rows, states
+        del states
+
+
+def _read_behind(
+    model: HookedModel,
+    past: Past | None,
+    layers: Sequence[int],
+    offsets: Int[Tensor, " position"],
+    batch: Batch,
+) -> Float[Tensor, "row layer position d"]:
+    """What enters each layer at the ends of prompts, behind the beginning that all share."""
     shared = past.length if past else 0
-    for batch in batches(tokens, budget):
-        index = batch.prompt_lengths[:, None] + offsets - shared
-        if sharing:
-            ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
-            rows = torch.zeros(len(ids), dtype=torch.long)
-            read = resume(
-                model,
-                ids,
-                past=past,
-                past_rows=rows,
-                entries=layers,
-                columns=index,
-                fused=False,
-            ).entries
-        else:
-            read = _read(model, batch, layers, _columns(index), hooks, site)
-        together = stacked(read, layers)
-        read.clear()
-        yield batch.rows, together
-        del together
+    ids = batch.ids[:, shared : int(batch.prompt_lengths.max())]
+    read = resume(
+        model,
+        ids,
+        past=past,
+        past_rows=torch.zeros(len(ids), dtype=torch.long),
+        entries=layers,
+        columns=batch.prompt_lengths[:, None] + offsets - shared,
+        fused=False,
+    ).entries
+    return stacked(read, layers)
+
+
+def _read_ends(
+    model: HookedModel,
+    layers: Sequence[int],
+    offsets: Int[Tensor, " position"],
+    hooks: Hooks,
+    site: str,
+    batch: Batch,
+) -> Float[Tensor, "row layer position d"]:
+    """The same of a whole pass."""
+    index = Everywhere(batch.prompt_lengths[:, None] + offsets)
+    return _read(model, batch, layers, partial(gather, index=index), hooks, site)
 
 
 def token_states(
@@ -100,7 +120,7 @@ def token_states(
     site: str = "resid_pre",
     *,
     hooks: Hooks = (),
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Iterator[tuple[int, Float[Tensor, "layer token d"]]]:
     """Read the activations of every token at one site, a prompt at a time.
 
@@ -110,18 +130,17 @@ def token_states(
         layers: layers, in any order.
         site: one of ``SITES``.
         hooks: what is done to the stream on the way.
-        budget: tokens of one batch.
+        budget: tokens of one batch; as many as fit by default.
 
     Yields:
         The row (index into ``tokens``) and what was read; rows come by their length.
     """
     check_effect(model, hooks, tokens)
-    for batch in _whole_batches(tokens, budget):
-        read = _read(model, batch, layers, lambda x: x, hooks, site)
+    read = partial(_read_whole, model, tokens, layers, lambda batch: _all, hooks, site)
+    for batch, states in memory.batched(model, _ended(tokens), read, budget=budget):
         ends = zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)
-        together = stacked(read, layers)
         for place, (row, length) in enumerate(ends):
-            yield row, together[place, :, :length]
+            yield row, states[place, :, :length]
 
 
 def answer_states(
@@ -132,7 +151,7 @@ def answer_states(
     pooled: Pooled = "last",
     *,
     hooks: Hooks = (),
-    budget: int = TOKEN_BUDGET,
+    budget: int | None = None,
 ) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row layer d"]]]:
     """Read the activations of answers at one site, a batch at a time.
 
@@ -143,7 +162,7 @@ def answer_states(
         site: one of ``SITES``.
         pooled: the last token of each answer, or the mean over all its tokens.
         hooks: what is done to the stream on the way.
-        budget: tokens of one batch.
+        budget: tokens of one batch; as many as fit by default.
 
     Yields:
         The rows (indices into ``tokens``) and what was read.
@@ -155,22 +174,41 @@ def answer_states(
         if len(ids) == length:
             raise InputError(f"prompt {n} has no answer to read; pass an answer to each prompt.")
     check_effect(model, hooks, tokens)
-    for batch in _whole_batches(tokens, budget):
-        columns = torch.arange(batch.ids.shape[1])
-        if pooled == "last":
-            inside = columns == batch.lengths[:, None] - 1
-        else:
-            inside = (columns >= batch.prompt_lengths[:, None]) & (columns < batch.lengths[:, None])
-        read = _read(model, batch, layers, _mean(inside), hooks, site)
-        yield batch.rows, stacked(read, layers)
+    read = partial(_read_whole, model, tokens, layers, partial(_pooled, pooled), hooks, site)
+    for batch, states in memory.batched(model, _ended(tokens), read, budget=budget):
+        yield batch.rows, states
 
 
-def _whole_batches(tokens: Tokens, budget: int) -> Iterator[Batch]:
-    """Batches by the length of prompts and answers together."""
-    starts = torch.tensor(tokens.prompt_lengths)
-    for batch in batches(replace(tokens, prompt_lengths=tuple(map(len, tokens.ids))), budget):
-        # Selections of tokens read from here where each prompt ends.
-        yield replace(batch, prompt_lengths=starts[batch.rows])
+def _ended(tokens: Tokens) -> Tokens:
+    """Prompts that end where their answers do, to be sorted by the length of both."""
+    return replace(tokens, prompt_lengths=tuple(map(len, tokens.ids)))
+
+
+def _read_whole(
+    model: HookedModel,
+    tokens: Tokens,
+    layers: Sequence[int],
+    take: Callable[[Batch], Callable[[Tensor], Tensor]],
+    hooks: Hooks,
+    site: str,
+    batch: Batch,
+) -> Tensor:
+    """What is taken of a batch of :func:`_ended` tokens, each of which has its prompt back."""
+    starts = torch.tensor([tokens.prompt_lengths[row] for row in batch.rows.tolist()])
+    batch = replace(batch, prompt_lengths=starts)
+    return _read(model, batch, layers, take(batch), hooks, site)
+
+
+def _all(x: Tensor) -> Tensor:
+    return x
+
+
+def _pooled(pooled: Pooled, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """The last token of each answer, or the mean over its tokens."""
+    columns = torch.arange(batch.ids.shape[1])
+    if pooled == "last":
+        return _mean(columns == batch.lengths[:, None] - 1)
+    return _mean((columns >= batch.prompt_lengths[:, None]) & (columns < batch.lengths[:, None]))
 
 
 def _shared_past(model: HookedModel, tokens: Tokens, top: int, lowest: int) -> Past | None:
@@ -190,7 +228,7 @@ def _read(
     take: Callable[[Tensor], Tensor],
     hooks: Hooks = (),
     site: str = "resid_pre",
-) -> dict[int, Tensor]:
+) -> Float[Tensor, "row layer *rest"]:
     """What is taken of the activations of each layer; the pass ends with the last of them."""
     read: dict[int, Tensor] = {}
     last = len(set(layers))
@@ -200,7 +238,7 @@ def _read(
     ]
     with steered(model, batch, hooks, readers, fused=False), until_stop():
         models.run(model, batch.ids, None)
-    return read
+    return stacked(read, layers)
 
 
 def stacked(read: dict[int, Tensor], layers: Sequence[int]) -> Tensor:
@@ -214,10 +252,6 @@ def stacked(read: dict[int, Tensor], layers: Sequence[int]) -> Tensor:
     where = [layer for on in by_device.values() for layer in on]
     index = torch.tensor([where.index(layer) for layer in layers], device=parts[0].device)
     return torch.cat([part.to(parts[0].device) for part in parts], dim=1).index_select(1, index)
-
-
-def _columns(index: Int[Tensor, "row read"]) -> Callable[[Tensor], Tensor]:
-    return partial(gather, index=Everywhere(index))
 
 
 def _mean(inside: Bool[Tensor, "row position"]) -> Callable[[Tensor], Tensor]:

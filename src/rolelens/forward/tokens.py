@@ -12,9 +12,7 @@ from torch import Tensor
 from rolelens.vectors import Source
 
 TOKEN_BUDGET = 2048
-"""Tokens of one batch, padding included: enough to keep two cores busy, small in memory."""
-GENERATED_BUDGET = 4 * TOKEN_BUDGET
-"""Tokens of the prompts of one batch that is generated from: a step has one token a row."""
+"""Tokens of one batch on a CPU: enough to keep a few cores busy, small in memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,10 @@ class Batch:
             lengths=self.lengths[rows],
             prompt_lengths=self.prompt_lengths[rows],
         )
+
+    def trimmed(self, rows: Int[Tensor, " part"]) -> "Batch":
+        """Some rows, with no more columns than they have tokens."""
+        return self.part(rows, slice(int(self.lengths[rows].max())))
 
 
 def batches(

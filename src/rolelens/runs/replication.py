@@ -125,7 +125,7 @@ def paper(
         InputError: as for :func:`rolelens.study`, or the folder holds another run.
     """
     start, out = time.monotonic(), Path(out)
-    roles, base, task = _data(data)
+    roles, base, task = paper_data(data)
     domains = {name: str(prompts.domain) for name, prompts in roles.items()}
     digests = {name: digest(prompts) for name, prompts in {"base": base, **roles}.items()}
     _claim(
@@ -143,12 +143,12 @@ def paper(
     if vectors is not None:
         vectors = lens.adopt(vectors)
         say(f"{len(vectors.names)} roles: {vectors.contrast}")
-        some = _one_each(vectors.tried, domains)
+        some = one_each(vectors.tried, domains)
         halves, nulls = None, gaussian(vectors[some], n=n_nulls, seed=seed)
         vectors.save(out / "vectors.safetensors")
     else:
         say(f"Vectors of {len(roles)} roles and their nulls")
-        controls = {"null_roles": _one_each(list(roles), domains), "n": n_nulls, "seed": seed}
+        controls = {"null_roles": one_each(list(roles), domains), "n": n_nulls, "seed": seed}
         vectors, halves, nulls = _measured(lens, roles, base, out, controls)
     study = evidence.study(
         lens,
@@ -208,7 +208,7 @@ def _measured(
     return vectors, (first, second), nulls
 
 
-def _one_each(roles: Sequence[str], domains: Mapping[str, str]) -> list[str]:
+def one_each(roles: Sequence[str], domains: Mapping[str, str]) -> list[str]:
     """The first role of each domain; a role without one is refused later, in the study."""
     return list({domains.get(name, ""): name for name in reversed(roles)}.values())
 
@@ -241,7 +241,8 @@ def _names(role: str, text: str) -> bool:
     return all(word.lower().rstrip("s") in text.lower() for word in role.split())
 
 
-def _data(folder: str | Path | None) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
+def paper_data(folder: str | Path | None) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
+    """Role prompts, base prompts and questions: the shipped ones, or those of a folder."""
     if folder is None:
         return load_roles(), load_base(), load_task("mini")
     root = Path(folder)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from rolelens import forward, tasks
 from rolelens.errors import InputError
-from rolelens.forward import GENERATED_BUDGET, TOKEN_BUDGET, Plain, Selection, Shared, Tokens
+from rolelens.forward import Plain, Selection, Shared, Tokens
 from rolelens.hooks import by_row
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import Cell
@@ -19,8 +18,8 @@ from rolelens.tasks import Generated, Plainly, Prepared, Records, Tokenised
 
 KEPT_BYTES = 512 << 20
 """What may be kept of a group of items, unsteered."""
-PIECE_TOKENS = 16 * TOKEN_BUDGET
-"""Tokens of a piece: a few seconds to a minute, which is what a killed run loses at most."""
+PIECE_BATCHES = 16
+"""Batches of a piece: a few seconds to a minute, which is what a killed run loses at most."""
 
 P = TypeVar("P", bound=Prepared)
 
@@ -51,7 +50,7 @@ class Engine(ABC, Generic[P]):
 
     lens: Lens
     prepared: P
-    budget: int = TOKEN_BUDGET
+    budget: int
     groups: list[tuple[int, ...]] = field(init=False)
 
     @abstractmethod
@@ -69,22 +68,17 @@ class Engine(ABC, Generic[P]):
             InputError: a score is NaN, or one prompt alone does not fit into memory.
         """
         begun = time.perf_counter()
-        while True:
-            try:
-                records = self.score(piece)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
+        scored: list[Records] = []
+        while not scored:
+            with forward.running_out() as ended:
+                scored.append(self.score(piece))
+            if ended:
                 self.forget()
                 self.budget //= 2
+                forward.shrink(self.lens.model, self.budget)
                 if self.budget < 1:
-                    raise InputError(
-                        "one prompt alone does not fit into memory; load the model in a smaller "
-                        "dtype, or leave out the longest prompts."
-                    ) from error
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+                    raise forward.too_large("one prompt")
+        records = scored.pop()
         forward.release_memory()
         if records.dtype != object:
             lost = [n for n, cell in enumerate(records) if np.isnan(cell).any()]
@@ -170,13 +164,15 @@ class SharingEngine(Engine[Tokenised]):
             self._ready = (key, prompts)
         return self._ready[1]
 
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of the largest group, unsteered."""
+        return max(sum(map(len, part.tokens.ids)) for part in self.parts) * self._token_bytes()
+
     def _token_bytes(self) -> int:
         """What is kept of a token: its residual stream at every layer, or its keys and values."""
-        cfg = self.lens.model.cfg
-        heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-        cache = 2 * cfg.n_layers * heads * cfg.d_head
-        stream = max(1, len(self.layers)) * cfg.d_model
-        return int(self.lens.dtype.itemsize * max(cache, stream))
+        stream = max(1, len(self.layers)) * self.lens.d_model * self.lens.dtype.itemsize
+        return int(max(forward.kept_bytes(self.lens.model), stream))
 
     def _together(self, tokens: Tokens) -> int:
         """How many cells of a layer make a piece."""
@@ -184,7 +180,7 @@ class SharingEngine(Engine[Tokenised]):
         shared = forward.common_prefix(starts)
         size = sum(len(ids) - shared for ids in tokens.ids) + shared
         fitting = KEPT_BYTES // 2 // max(1, shared * self._token_bytes())
-        return max(1, min(PIECE_TOKENS // size, fitting))
+        return max(1, min(PIECE_BATCHES * self.budget // size, fitting))
 
 
 @dataclass
@@ -192,22 +188,24 @@ class GeneratingEngine(Engine[Generated]):
     """Answers that are generated: cells and problems are rows of one batch."""
 
     def __post_init__(self) -> None:
-        tokens = self.lens.encode(self.prepared.prompts, system=self.prepared.system)
-        self._longest = max(map(len, tokens.ids))
-        each = max(1, self._rows // self.prepared.n)
+        self.tokens = self.lens.encode(self.prepared.prompts, system=self.prepared.system)
+        self.longest = max(map(len, self.tokens.ids))
+        each = max(1, self.rows // self.prepared.n)
         items = range(len(self.prepared.task))
         self.groups = [tuple(items[n : n + each]) for n in range(0, len(items), each)]
 
     @property
-    def _rows(self) -> int:
+    def rows(self) -> int:
         """Answers that are generated together."""
-        return max(1, self.budget * GENERATED_BUDGET // TOKEN_BUDGET // self._longest)
+        new = self.prepared.max_new_tokens
+        budget = forward.generated_budget(self.lens.model, self.longest, new, self.budget)
+        return max(1, budget // self.longest)
 
     def plan(self, cells: Sequence[Cell]) -> list[Piece]:
         """Cut cells into pieces, as many together as a batch holds rows."""
         pieces = []
         for group, items in enumerate(self.groups):
-            size = max(1, self._rows // (len(items) * self.prepared.n))
+            size = max(1, self.rows // (len(items) * self.prepared.n))
             pieces += [Piece(group, tuple(cells[n : n + size])) for n in range(0, len(cells), size)]
         return pieces
 
@@ -217,8 +215,8 @@ class GeneratingEngine(Engine[Generated]):
         answers = [(item, number) for item in items for number in range(n)]
         rows = [(cell, answer) for cell in piece.cells for answer in answers]
         texts: list[str] = []
-        for start in range(0, len(rows), self._rows):
-            part = rows[start : start + self._rows]
+        for start in range(0, len(rows), self.rows):
+            part = rows[start : start + self.rows]
             hooks = by_row([cell.steering for cell, _ in part])
             chosen = [answer for _, answer in part]
             texts += tasks.generate(self.lens, self.prepared, chosen, hooks)
@@ -266,12 +264,3 @@ def engine_for(
 
 def _ordered(selections: Sequence[Selection]) -> tuple[str, ...]:
     return tuple(sorted(map(str, selections)))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )

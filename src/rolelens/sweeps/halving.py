@@ -170,7 +170,7 @@ def search(
     )
     prepared = tasks.prepare(lens, task, method, **options)
     check_predictable(prepared, grid.live)
-    parts = _parts(grid, prepared, domains)
+    parts = parts_of(grid, prepared, domains)
     for name in grid.names:
         if all(cell.is_zero for cell in grid.cells if cell.name == name):
             raise InputError(f"every cell of {name!r} is zero: its directions are zero.")
@@ -200,7 +200,7 @@ def _measure(baseline: Any, by: str | None) -> str:
     return by
 
 
-def _parts(
+def parts_of(
     grid: Grid, prepared: Prepared, domains: Mapping[str, str] | None
 ) -> dict[tuple[int, ...], list[str]]:
     """Names by the items they are scored on."""
@@ -217,6 +217,18 @@ def _parts(
             raise unknown("domain", domains[name] if domains else "", prepared.task.domains)
         parts.setdefault(tuple(items), []).append(name)
     return parts
+
+
+def ends_of(items: int) -> list[int]:
+    """How many items the cells still in the race have answered after each round."""
+    fewest = min(FEWEST_ITEMS, items)
+    return sorted({max(fewest, round(share * items)) for share in ROUNDS})
+
+
+def entrants(cells: int) -> tuple[int, int]:
+    """How many of a name's cells enter the first round, and at most, where the screen is poor."""
+    most = min(cells, max(ALWAYS, round(WIDEST * cells)))
+    return max(AT_LEAST, round(FIRST_SHARE * cells)), most
 
 
 class _Race:
@@ -243,8 +255,7 @@ class _Race:
         self.order = [items[n] for n in rng.permutation(len(items))]
         self.seen = self.order[:screened]
         self.cells = [cell for cell in run.grid.live if cell.name in set(names)]
-        fewest = min(FEWEST_ITEMS, len(self.order))
-        self.ends = sorted({max(fewest, round(share * len(self.order))) for share in ROUNDS})
+        self.ends = ends_of(len(self.order))
         self.underlying = "margin" if by == "accuracy" else by
         self.predicted: Float[Tensor, "cell screened"] = torch.empty(0, 0)
         self.promise: dict[Cell, Worth] = {}
@@ -291,8 +302,7 @@ class _Race:
         most: dict[str, int] = {}
         for name in self.names:
             cells = [cell for cell in self.cells if cell.name == name]
-            wanted[name] = max(AT_LEAST, round(FIRST_SHARE * len(cells)))
-            most[name] = min(len(cells), max(ALWAYS, round(WIDEST * len(cells))))
+            wanted[name], most[name] = entrants(len(cells))
             waiting[name] = _queue(cells, self.promise, self.rng)
         unsure = list(self.names)
         while unsure:

@@ -13,12 +13,11 @@ import numpy.typing as npt
 import torch
 
 from rolelens import forward, hooks
-from rolelens.forward import TOKEN_BUDGET
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps.cells import UNSTEERED, Cell, Grid
 from rolelens.sweeps.database import Content, lacking
-from rolelens.sweeps.engine import KEPT_BYTES, PIECE_TOKENS, engine_for
+from rolelens.sweeps.engine import engine_for
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
     Generated,
@@ -65,11 +64,12 @@ class Run:
         says_plainly(prepared)
         self._store = Store.open(store, self._content(settings)) if store else None
         self._pieces = self._planned = 0
-        self._budget = TOKEN_BUDGET
+        self._budget = budget_of(lens, prepared)
         if self._store:
             self.records = self._store.load()
             self._pieces = len(self._store.done)
-            self._budget = self._store.notes.get("budget", TOKEN_BUDGET)
+            self._budget = self._store.notes.get("budget", self._budget)
+            self._store.note("budget", self._budget)
 
     def __enter__(self) -> "Run":
         return self
@@ -185,7 +185,6 @@ class Run:
             **self.prepared.settings,
             "axes": dict(self.grid.axes) if self.grid.axes is not None else None,
             "cells": self.grid.sha,
-            "batches": [TOKEN_BUDGET, KEPT_BYTES, PIECE_TOKENS],
             **settings,
             "rolelens": source.version,
             "verifier": _verifier(self.prepared),
@@ -205,6 +204,12 @@ class Run:
         return Content(
             json.loads(json.dumps(provenance)), cells, items, self.prepared.columns, directions
         )
+
+
+def budget_of(lens: Lens, prepared: Prepared) -> int:
+    """Tokens of one batch of a task."""
+    longest = max(map(len, prepared.tokens.ids)) if isinstance(prepared, Tokenised) else 512
+    return forward.token_budget(lens.model, longest)
 
 
 def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:

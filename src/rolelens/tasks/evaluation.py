@@ -140,7 +140,8 @@ def read(lens: Lens, prepared: Tokenised, hooks: Hooks) -> Tensor:
         return forward.next_token_logits(
             lens.model, prepared.tokens, vocab=prepared.vocab, hooks=by_row
         )
-    parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=by_row)
+    mixed = forward.mixes(lens.model, by_row)
+    parts = forward.answer_logprobs(lens.model, prepared.tokens, hooks=by_row, mixed=mixed)
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
 
