@@ -84,7 +84,7 @@ def test_what_cannot_be_wrapped_is_one_sentence() -> None:
     for given, options, sentence in (
         (model, {}, "the LlamaForCausalLM has no tokenizer; pass it as well"),
         (model.train(), {"tokenizer": tokenizer}, "is in training mode"),
-        (model, {"tokenizer": tokenizer, "dtype": "float32"}, "move or cast"),
+        (model, {"tokenizer": tokenizer, "dtype": "float32"}, "move, cast or quantise"),
         (torch.nn.Linear(2, 2), {}, "a Linear is no model that can be loaded"),
         (tiny_bridge("Llama"), {"tokenizer": tokenizer}, "brings its own tokenizer"),
         ("smollm2", {"tokenizer": tokenizer}, "tokenizer is for a transformers model in memory"),
@@ -158,7 +158,7 @@ def test_bad_devices_and_files_are_one_sentence(tmp_path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"not a model")
     with pytest.raises(rl.InputError, match="could be loaded"):
         rl.load(tmp_path / "x.gguf")
-    with pytest.raises(rl.InputError, match="move or cast a TransformerLens model"):
+    with pytest.raises(rl.InputError, match="move, cast or quantise a TransformerLens model"):
         rl.load(tiny_lens("Llama").model, dtype=torch.bfloat16)
 
 

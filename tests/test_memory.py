@@ -150,7 +150,7 @@ def test_batches_are_cut_to_the_free_memory(name: str, monkeypatch) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_budget_can_be_chosen(monkeypatch) -> None:
+def test_the_budget_can_be_chosen(monkeypatch, unchecked) -> None:
     lens = llama()
     widths: list[int] = []
     plain = forward.passes.models.run

@@ -64,7 +64,7 @@ def vectors() -> rl.Directions:
 @pytest.fixture(scope="module", autouse=True)
 def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(engine, "PIECE_TOKENS", 600)
+        patched.setattr(engine, "PIECE_BATCHES", 0.3)
         patched.setattr(engine, "GENERATED_BUDGET", 64)
         yield
 

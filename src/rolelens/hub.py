@@ -1,7 +1,7 @@
 """Models of a hub: which are here, and why one cannot be had."""
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 from rolelens.forward import is_out_of_memory
 
@@ -18,10 +18,12 @@ def cached_models() -> dict[str, str]:
     return {r.repo_id: str(r.repo_path) for r in sorted(repos, key=str) if r.repo_type == "model"}
 
 
-def commit(hf_model: Any) -> str | None:
-    """The commit of the hub that a transformers model was read from, if any."""
-    found = getattr(hf_model.config, "_commit_hash", None)
-    return str(found) if found else None
+def commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model that the local cache has of a revision, the newest by default."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
 
 
 def explanation(error: BaseException, name: str, revision: str | None, where: str) -> str | None:
@@ -35,8 +37,6 @@ def explanation(error: BaseException, name: str, revision: str | None, where: st
     """
     from huggingface_hub.errors import (
         GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RevisionNotFoundError,
     )
 
@@ -51,18 +51,20 @@ def explanation(error: BaseException, name: str, revision: str | None, where: st
                 f"revision is {revision!r}, and {name!r} has no such branch, tag or commit; leave "
                 "it out for the newest."
             )
-        if isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled):
-            return (
-                f"the hub cannot be reached, and {name!r} is not in its local cache; check the "
-                "network and HF_HUB_OFFLINE, or name a local folder, a .gguf file or 'smollm2' "
-                "(embedded)."
-            )
         if is_out_of_memory(cause):
             return (
                 f"{name!r} does not fit into the memory of {where}; load it in a smaller dtype, "
                 "over several devices (device_map='auto') or with quantization_config."
             )
     return None
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether a hub was not reached, and the model is not in the local cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    kinds = LocalEntryNotFoundError | OfflineModeIsEnabled
+    return any(isinstance(cause, kinds) for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

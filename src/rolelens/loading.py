@@ -16,7 +16,7 @@ from rolelens import embedded, forward, hub
 from rolelens.errors import InputError
 from rolelens.forward import HookedModel
 from rolelens.lens import Lens
-from rolelens.placement import checked_device, checked_dtype, checked_map
+from rolelens.placement import check_covers, checked_device, checked_dtype, checked_map
 
 
 def load(
@@ -139,6 +139,8 @@ def _loaded(
                 bridge = _booted(where, device, device_map, options)
             else:
                 bridge = _quantised(where, device_map, quantization_config, options)
+            if isinstance(device_map, dict):
+                check_covers(device_map, bridge.original_model)
         except InputError:
             raise
         except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
@@ -147,8 +149,9 @@ def _loaded(
         return bridge, embedded.ORIGIN
     if is_gguf:
         return bridge, f"{path.name}, dequantised"
-    known = hub.commit(bridge.original_model) or revision or "main"
-    return bridge, f"{name}@{known}" if is_hub else name
+    if not is_hub:
+        return bridge, name
+    return bridge, f"{name}@{hub.commit(name, revision) or revision or 'main'}"
 
 
 def _booted(
@@ -194,15 +197,13 @@ def _cannot_load(error: Exception, name: str, revision: str | None, where: str) 
     known = hub.explanation(error, name, revision, where)
     if known is not None:
         return InputError(known)
-    if "does not give any device" in str(error):
-        left = str(error).rpartition(":")[2].strip()
-        return InputError(
-            f"device_map names no device for {left}; add them, or use device_map='auto'."
-        )
     near = difflib.get_close_matches(name, [*embedded.NAMES, *hub.cached_models()], n=1)
     offer = f"did you mean {near[0]!r}? Else name" if near else "name"
+    reason = _reason(error)
+    if hub.is_unreachable(error):
+        reason = "the hub cannot be reached, and it is not in the local cache"
     return InputError(
-        f"no model {name!r} could be loaded ({_reason(error)}); {offer} a local folder, a .gguf "
+        f"no model {name!r} could be loaded ({reason}); {offer} a local folder, a .gguf "
         "file, 'smollm2' (embedded) or a hub id that this machine can reach."
     )
 

@@ -75,6 +75,25 @@ def checked_map(device_map: str | Mapping[str, Any]) -> str | dict[str, Any]:
     return dict(device_map)
 
 
+def check_covers(device_map: Mapping[str, Any], model: Any) -> None:
+    """Refuse a device map that says nothing of some weights, which stay on the CPU then.
+
+    Raises:
+        InputError: it leaves some out.
+    """
+    left = [
+        name.rpartition(".")[0]
+        for name, _ in model.named_parameters()
+        if not any(key == "" or f"{name}.".startswith(f"{key}.") for key in device_map)
+    ]
+    if left:
+        several = f" and {len(left) - 1} others" if len(left) > 1 else ""
+        raise InputError(
+            f"device_map names no device for {left[0]!r}{several}; add them, or use "
+            "device_map='auto'."
+        )
+
+
 def checked_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
     """The dtype of a name: float32 on a CPU by default, bfloat16 on a GPU that computes in it.
 

@@ -61,7 +61,7 @@ def _differentiated(
     layers: Sequence[int],
     selections: Sequence[Selection],
     vocab: Sequence[int] | None,
-    weights: Float[Tensor, "row read"],
+    weights: Float[Tensor, "prompt read"],
     batch: Batch,
 ) -> Float[Tensor, "row selection layer d_model"]:
     """Gradients of a batch, summed over the tokens of each selection."""

@@ -26,7 +26,7 @@ class Operations:
     unembedded: float
     n_layers: int
 
-    def blocks(self, tokens: float, width: float, layer: float = 0) -> float:
+    def blocks(self, tokens: int | float, width: int | float, layer: int | float = 0) -> float:
         """Operations of tokens in rows of some width through the blocks from a layer on."""
         above = (self.n_layers - layer) / self.n_layers
         return tokens * (self.each + self.pair * width) * above

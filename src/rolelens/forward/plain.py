@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rolelens.forward.caches import has_cache
 from rolelens.forward.edits import Edit, Operation
+from rolelens.forward.memory import is_out_of_memory, too_large
 from rolelens.forward.models import Hook, HookedModel, is_bridge, is_hooked
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
 from rolelens.forward.selection import Selection
@@ -120,7 +121,9 @@ def _agrees(model: HookedModel) -> bool:
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError):
         return False  # an architecture that is built otherwise
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in ("out of memory", "device", "cuda")):
+        if is_out_of_memory(error):
+            raise too_large(f"a prompt of {ids.shape[1]} tokens") from error
+        if any(word in str(error).lower() for word in ("device", "cuda")):
             raise
         return False
     return True

@@ -69,7 +69,9 @@ def residual_stream(
     check_effect(model, hooks, tokens)
     offsets = torch.tensor(positions)
     if site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model):
-        past = _shared_past(model, tokens, max(layers), int(offsets.min()))
+        past = None
+        with memory.running_out():
+            past = _shared_past(model, tokens, max(layers), int(offsets.min()))
         read = partial(_read_behind, model, past, layers, offsets)
     else:
         read = partial(_read_ends, model, layers, offsets, hooks, site)

@@ -30,7 +30,7 @@ def estimate_paper(
     folds: int | None = None,
     ablated: int | None = None,
     randoms: int = 4,
-    seconds: float = 10.0,
+    seconds: int | float = 10.0,
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,

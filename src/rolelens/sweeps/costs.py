@@ -10,7 +10,6 @@ from typing import Any, Unpack
 
 from rolelens import forward, tasks
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError
 from rolelens.forward import Layout, Selection
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
@@ -25,6 +24,7 @@ from rolelens.sweeps.engine import (
 )
 from rolelens.sweeps.halving import ends_of, entrants, parts_of
 from rolelens.sweeps.run import budget_of
+from rolelens.sweeps.screening import check_predictable
 from rolelens.tasks import Options, Prepared, Task, Tokenised
 from rolelens.vectors import Directions
 
@@ -115,7 +115,7 @@ def estimate(
     method: str | None = None,
     change: Change | None = None,
     screened: int = 128,
-    seconds: float = 10.0,
+    seconds: int | float = 10.0,
     **options: Unpack[Options],
 ) -> Estimate:
     """Say what a sweep or a search will take, before it starts.
@@ -153,11 +153,8 @@ def estimate(
         change=change,
     )
     prepared = tasks.prepare(lens, task, method, **options)
-    if searching and not isinstance(prepared, Tokenised):
-        raise InputError(
-            f"answers to {prepared.task.name!r} cannot be predicted from gradients, so there is no "
-            "search to estimate; estimate a sweep."
-        )
+    if searching:
+        check_predictable(prepared, grid.live)
     engine = engine_for(lens, prepared, budget_of(lens, prepared), grid.live)
     if searching:
         cost = _search_cost(lens, prepared, grid, domains, screened)
@@ -262,7 +259,9 @@ def _scored(cells: int, items: int) -> float:
     return float(total)
 
 
-def _speed(lens: Lens, prepared: Prepared, cells: Sequence[Cell], seconds: float) -> float | None:
+def _speed(
+    lens: Lens, prepared: Prepared, cells: Sequence[Cell], seconds: int | float
+) -> float | None:
     """Operations a second, over samples that grow until one takes half of the time."""
     ranked = sorted(cells, key=lambda cell: cell.layer) or [UNSTEERED]
     chosen = [UNSTEERED, ranked[len(ranked) // 2]]

@@ -180,7 +180,7 @@ class SharingEngine(Engine[Tokenised]):
         shared = forward.common_prefix(starts)
         size = sum(len(ids) - shared for ids in tokens.ids) + shared
         fitting = KEPT_BYTES // 2 // max(1, shared * self._token_bytes())
-        return max(1, min(PIECE_BATCHES * self.budget // size, fitting))
+        return max(1, min(int(PIECE_BATCHES * self.budget) // size, fitting))
 
 
 @dataclass
