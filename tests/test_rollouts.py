@@ -10,10 +10,9 @@ from sklearn.metrics import roc_auc_score
 import oracles
 import rolelens as rl
 import tiny
-from rolelens import rollouts, tasks
+from rolelens import forward, rollouts, tasks
 from rolelens.patchscoping import TokenIdentity
 from rolelens.rollouts import contrast_answers, contrast_pairs
-from rolelens.sweeps import engine
 from rolelens.tasks import Problem, Problems
 from rolelens.vectors.estimators import DifferenceInMeans, GroupedMean
 
@@ -57,7 +56,7 @@ def test_rollouts_are_what_the_model_generates(llama: rl.Lens) -> None:
 
 
 def test_finished_answers_are_not_made_again(llama: rl.Lens, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "GENERATED_BUDGET", 64)
+    monkeypatch.setattr(forward.memory, "GENERATED_SHARE", 0.03)
     path, options = tmp_path / "r.db", {"max_new_tokens": 5, "verifier": odd}
     whole = rl.roll_out(llama, problems(), 2, **options)
     plain, left = tasks.generate, iter(range(2))
@@ -72,7 +71,7 @@ def test_finished_answers_are_not_made_again(llama: rl.Lens, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             rl.roll_out(llama, problems(), 2, store=path, **options)
     # Goes on by another version, whose pieces are cut otherwise.
-    monkeypatch.setattr(engine, "GENERATED_BUDGET", 4096)
+    monkeypatch.setattr(forward.memory, "GENERATED_SHARE", 2)
     assert rl.roll_out(llama, problems(), 2, store=path, **options).texts == whole.texts
     monkeypatch.setattr(tasks, "generate", None)
     again = rl.roll_out(llama, problems(), 2, store=path, **options)

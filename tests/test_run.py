@@ -65,7 +65,7 @@ def vectors() -> rl.Directions:
 def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine, "PIECE_BATCHES", 0.3)
-        patched.setattr(engine, "GENERATED_BUDGET", 64)
+        patched.setattr(forward.memory, "GENERATED_SHARE", 0.03)
         yield
 
 
@@ -330,6 +330,7 @@ def test_out_of_memory_halves_the_batches_and_goes_on(
     limit = 0
     with pytest.raises(rl.InputError, match="one prompt does not fit into memory alone"):
         rl.sweep(llama, vectors, QUESTIONS, **OPTIONS)
+    llama.token_budget = None  # what did not fit is forgotten
 
 
 def test_out_of_memory_while_answers_are_generated(
@@ -339,6 +340,7 @@ def test_out_of_memory_while_answers_are_generated(
     call = lambda: rl.sweep(  # noqa: E731
         llama, vectors, PROBLEMS, store=tmp_path / "s.db", max_new_tokens=3, **options
     )
+    monkeypatch.setattr(forward.memory, "GENERATED_SHARE", 4)
     plain, most = tasks.generate, []
 
     def generate(lens, prepared, rows, hooks):
@@ -354,6 +356,7 @@ def test_out_of_memory_while_answers_are_generated(
     assert texts[1, :, 0].tolist() == llama.generate(
         [PROBLEMS.prompt(p) for p in PROBLEMS], hooks=steered, max_new_tokens=3
     )
+    llama.token_budget = None
 
 
 def ends_as_unbroken(run: Callable[[Path], Any], folder: Path, kills: int, seed: int = 0) -> None:
@@ -514,7 +517,7 @@ def test_a_list_of_steerings_comes_back(llama: rl.Lens, vectors: rl.Directions, 
 
 
 def test_problems_come_back(llama: rl.Lens, vectors: rl.Directions, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "GENERATED_BUDGET", 4096)  # the unsteered model beside cells
+    monkeypatch.setattr(forward.memory, "GENERATED_SHARE", 2)  # the unsteered model beside cells
     shown = rl.Problem("s", "Two?", "2", "It is 2.")
     task = tasks.Problems("own", PROBLEMS.items[:3], "Say: {question}", (shown,))
     options = {"layers": [0, 2], "positions": [-1], "alphas": [1.0], "max_new_tokens": 2}

@@ -147,7 +147,7 @@ def generated_budget(model: HookedModel, width: int, new: int, budget: int | Non
         new: how many tokens may be generated.
         budget: tokens of one batch otherwise; of :func:`token_budget` by default.
     """
-    budget = (budget or token_budget(model, width)) * GENERATED_SHARE
+    budget = int((budget or token_budget(model, width)) * GENERATED_SHARE)
     if model in _chosen:
         return budget
     free = min(free_bytes(place) for place in devices(model))
