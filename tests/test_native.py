@@ -4,7 +4,7 @@ import torch
 import oracles
 import rolelens as rl
 import tiny
-from conftest import tiny_bridge
+from conftest import tiny_bridge, tiny_lens
 from rolelens.forward.native import native, try_native
 
 IDS = torch.arange(40).reshape(2, 20)
@@ -89,3 +89,38 @@ def test_a_model_that_computes_otherwise_is_tried_and_left_alone(monkeypatch) ->
     try_native(model)
     with torch.no_grad(), native(model):
         torch.testing.assert_close(model(IDS), before)
+
+
+def test_how_attention_is_computed_can_be_chosen(monkeypatch) -> None:
+    used: list[str] = []
+    for name in ("eager", "sdpa"):
+        bridge = tiny_bridge("Llama")
+        lens = rl.load(bridge, attn_implementation=name)
+        plain = torch.nn.functional.scaled_dot_product_attention
+
+        def counted(*args, name=name, plain=plain, **kwargs):
+            used.append(name)
+            return plain(*args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+            found = lens.generate(["Prove it."], max_new_tokens=4)
+        assert found == tiny_lens("Llama").generate(["Prove it."], max_new_tokens=4)
+    assert set(used) == {"sdpa"}
+
+
+def test_attention_that_cannot_be_computed_so_is_one_sentence() -> None:
+    refused = {
+        "attn_implementation is 'fast', which cannot be used here": ("Llama", "fast"),
+        "attn_implementation is 'flash_attention_2', which cannot be": (
+            "Llama",
+            "flash_attention_2",
+        ),
+        "attn_implementation is 'sdpa', which cannot be used here .Gemma2ForCausalLM does not": (
+            "Gemma2",
+            "sdpa",
+        ),
+    }
+    for message, (architecture, name) in refused.items():
+        with pytest.raises(rl.InputError, match=message):
+            rl.load(tiny_bridge(architecture), attn_implementation=name)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 import oracles
 import rolelens as rl
@@ -78,3 +79,30 @@ def test_offloaded_weights_are_refused(tmp_path) -> None:
     cpu_offload(model, execution_device=torch.device("cpu"))
     with pytest.raises(rl.InputError, match="offloaded"):
         rl.load(model, tokenizer=tiny.tokenizer())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_gives_its_own_numbers(bits: int, tmp_path) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    torch.manual_seed(0)
+    config = LlamaConfig(**tiny.reference("Llama").config.to_dict() | sizes)
+    LlamaForCausalLM(config).eval().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    lens = rl.load(tmp_path, device="cpu", quantization_config=quantised)
+    reference = AutoModelForCausalLM.from_pretrained(
+        tmp_path,
+        quantization_config=quantised,
+        device_map={"": "cpu"},
+        attn_implementation="eager",
+        dtype=torch.float32,
+    )
+    assert any("bitsandbytes" in type(part).__module__ for part in reference.modules())
+    ids = torch.tensor([list(lens.encode(["Prove it."]).ids[0])])
+    with torch.no_grad():
+        hidden = reference(ids, output_hidden_states=True).hidden_states
+    found = rl.activations(lens, ["Prove it."], positions=[-1])[0, :, 0]
+    expected = torch.stack([x[0, -1].float() for x in hidden[: lens.n_layers]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

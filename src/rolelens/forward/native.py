@@ -198,7 +198,7 @@ def choose_attention(model: Any, implementation: str) -> None:
         try:
             model.original_model._check_and_adjust_attn_implementation(implementation)
         except (ImportError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].partition(". ")[0]
             raise InputError(
                 f"attn_implementation is {implementation!r}, which cannot be used here ({reason}); "
                 "use 'sdpa', 'eager' or nothing."
