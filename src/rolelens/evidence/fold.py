@@ -1,6 +1,7 @@
 """Items that cells are chosen on, others that they are tried on, and all that is tried."""
 
 import dataclasses
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -266,7 +267,10 @@ def _domain(prepared: Prepared, domain: str | None) -> Prepared:
 
 
 def _slug(domain: str | None) -> str:
-    """A domain in the name of a file, which it does not leave."""
+    """A domain in the name of a file, which stays in its folder; other domains, other names."""
     if domain is None:
         return ""
-    return "".join(letter if letter.isalnum() else "_" for letter in domain) + "-"
+    plain = "".join(letter if letter.isalnum() else "_" for letter in domain)[:40]
+    if plain != domain or not domain:
+        plain += "-" + hashlib.sha256(domain.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain}-"
