@@ -93,7 +93,9 @@ class Fold:
                 store=store(f"search-{self.number}"),
             )
             table = result.table()
-            best = table[table["chosen"]].drop(columns=["chosen", "predicted"])
+            best = table[table["chosen"]].drop(
+                columns=["chosen", "predicted", "failed"], errors="ignore"
+            )
             return best.assign(fold=self.number), dict(result.chosen)
         tables, cells = [], {}
         for domain, names in self._by_domain(setting.vectors.names).items():
@@ -108,7 +110,8 @@ class Fold:
             for name in names:
                 cells[name] = swept.best(name, setting.by)
             rows = [swept.cells.index(cells[name]) for name in names]
-            tables.append(table.iloc[rows].drop(columns=["zero", "control"]))
+            dropped = ["zero", "control", "failed"]
+            tables.append(table.iloc[rows].drop(columns=dropped, errors="ignore"))
         return pd.concat(tables, ignore_index=True), cells
 
     def tried(self, cells: Mapping[str, Cell]) -> tuple[Any, list[pd.DataFrame]]:
