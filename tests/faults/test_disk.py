@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,12 +51,23 @@ def fill(disk: Path, left: int) -> Path:
     return ballast
 
 
+def whole(path: Path, elsewhere: Path, unbroken: np.ndarray) -> None:
+    """What was stored up to then is right, read from a copy where there is room."""
+    for end in ("", "-wal"):
+        (elsewhere / f"copy{end}").unlink(missing_ok=True)
+        if Path(f"{path}{end}").exists():
+            shutil.copy(f"{path}{end}", elsewhere / f"copy{end}")
+    _, records, _ = read_store(elsewhere / "copy")
+    known = ~np.isnan(records[1:])
+    assert np.array_equal(records[1:][known], unbroken[known])
+
+
 @pytest.mark.fault("a disk that gets full while a sweep writes")
 def test_a_full_disk_stops_a_sweep_with_its_store_intact(
-    vectors, disk: Path, times, tally: Tally
+    vectors, disk: Path, tmp_path: Path, times, tally: Tally
 ) -> None:
     lens, chance = shared(Variant("Llama")), random.Random(0)
-    unbroken = rl.sweep(lens, vectors, QUESTIONS, **GRID).records.tobytes()
+    unbroken = rl.sweep(lens, vectors, QUESTIONS, **GRID).records
     path = disk / "s.db"
     rl.sweep(lens, vectors, QUESTIONS, store=path, **GRID)
     needed = 3 * path.stat().st_size  # with its write-ahead log
@@ -70,10 +83,13 @@ def test_a_full_disk_stops_a_sweep_with_its_store_intact(
             stopped += 1
             tally["stopped in one sentence, then gone on"] += 1
             if path.exists():
-                read_store(path)
+                whole(path, tmp_path, unbroken)
         ballast.unlink()
-        assert rl.sweep(lens, vectors, QUESTIONS, store=path, **GRID).records.tobytes() == unbroken
-        assert rl.load_sweep(path).records.tobytes() == unbroken
+        assert (
+            rl.sweep(lens, vectors, QUESTIONS, store=path, **GRID).records.tobytes()
+            == unbroken.tobytes()
+        )
+        assert rl.load_sweep(path).records.tobytes() == unbroken.tobytes()
         for file in disk.iterdir():
             file.unlink()
     assert stopped >= 3

@@ -82,7 +82,6 @@ def pages(llama: rl.Lens, tmp_path: Path) -> list[Path]:
             steering._repr_html_(),
             rl.project(llama, [text.replace("\x00", " ")], vectors["b"].at(2, -1))._repr_html_(),
             rl.RolePrompts(text, text, (text,))._repr_html_(),
-            rl.load_task([rl.Question(text, text, (text, "b"), 0, text)])._repr_html_(),
         ]
         cell = tmp_path / f"cards-{n}.html"
         cell.write_text("<meta charset=utf-8>" + "".join(cards), encoding="utf-8")

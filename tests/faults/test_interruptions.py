@@ -42,7 +42,7 @@ def calls(lens: rl.Lens, hooks: Any) -> dict[str, Callable[[], Any]]:
         "role_vectors": lambda: rl.role_vectors(lens, roles, base=tiny.OTHERS),
         "sweep": lambda: rl.sweep(lens, vectors, QUESTIONS, **grid),
         "search": lambda: rl.search(lens, vectors, QUESTIONS, **grid),
-        "patchscope": lambda: rl.patchscope(lens, d, max_new_tokens=4),
+        "patchscope": lambda: rl.patchscope(lens, d),
         "steered": lambda: steered(lens, rl.add(d, 2.0)),
     }
 
