@@ -14,9 +14,12 @@ import pytest
 
 import rolelens as rl
 import tiny
+from chat_server import HANG, Reply, Request, Server, chat, serving
 from conftest import Variant, shared
 from faults.conftest import Tally
 from rolelens import prompts
+from rolelens.endpoints import connect
+from rolelens.errors import InputError
 from rolelens.sweeps import engine, status
 from rolelens.sweeps import store as stores
 
@@ -40,7 +43,7 @@ class Parrot:
     def answer(self, prompt: str, *, seed: int | None, **_: Any) -> str:
         time.sleep(0.002)
         what = random.Random(seed).sample(["rivers", "bridges", "taxes", "birds", "maps"], 2)
-        task = prompt.split("Task type: ")[-1].split()[0] if "Task type: " in prompt else "Explain"
+        task = prompt.split('begins with "')[1].split('"')[0]
         return f"{task} how {what[0]} and {what[1]} matter in the {seed}th year?"
 
 
@@ -175,3 +178,39 @@ def test_a_clock_that_jumps_changes_no_score(
         assert state.first <= state.last
         assert state.seconds >= 0
         tally["same scores, and a status"] += 1
+
+
+@pytest.mark.fault("an endpoint that does not answer in time")
+def test_an_endpoint_that_hangs_loses_no_prompt(tmp_path, times, tally: Tally) -> None:
+    """Each call goes on where the last one stopped, and ends with the prompts of a patient one."""
+    personas, chance = [f"A nurse who likes {what}" for what in ("tea", "trains")], random.Random(0)
+    patient = False
+
+    def reply(request: Request) -> Reply:
+        if not patient and chance.random() < 0.5:
+            return HANG
+        return chat(Parrot().answer(request.prompt, seed=request.body["seed"]))
+
+    def made(server: Server, name: str) -> list[str]:
+        endpoint = connect("m", server.url, timeout=0.15, retries=0)
+        out = tmp_path / name
+        return list(prompts.generate("nurse", 4, endpoint, personas, out=out).prompts)
+
+    with serving(reply) as server:
+        patient = True
+        whole = made(server, "whole.jsonl")
+        patient, hung = False, 0
+        for n in itertools.count():
+            try:
+                assert made(server, f"{n}.jsonl") == whole
+                continue
+            except InputError as error:
+                if "did not answer within 0.15 s" not in str(error):
+                    raise
+                hung += 1
+                tally["in one sentence, then gone on"] += 1
+            patient = True
+            assert made(server, f"{n}.jsonl") == whole
+            patient = False
+            if hung >= times(5, 20):
+                break
