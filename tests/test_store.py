@@ -547,6 +547,28 @@ def test_there_is_never_a_journal_that_who_only_reads_cannot_roll_back(tmp_path)
     assert names <= {"s", "s.lock", ".s.new", "s-wal", "s-shm"}
 
 
+def test_a_store_is_read_as_of_one_moment_while_it_is_written(tmp_path) -> None:
+    """Scores and the checksums of their pieces go together at any time."""
+
+    def write() -> None:
+        with opened(tmp_path / "s") as store:
+            for piece in range(len(BLOCKS)):
+                commit(store, piece)
+                time.sleep(0.01)
+
+    opened(tmp_path / "s").close()
+    writer = threading.Thread(target=write)
+    writer.start()
+    counts = []
+    while writer.is_alive():
+        _, records, _ = read_store(tmp_path / "s")
+        counts.append(int((~np.isnan(records[:, :, 0])).sum()))
+        assert status(tmp_path / "s").done <= len(BLOCKS)
+    writer.join()
+    assert counts == sorted(counts)
+    assert len({*counts}) > 2
+
+
 def test_status_while_another_process_writes(tmp_path, writers: Writers) -> None:
     path = tmp_path / "s"
     writers.start(path)

@@ -332,6 +332,7 @@ def read_store(path: str | Path) -> tuple[Content, npt.NDArray[Any], dict[int, s
     with explained(path):
         check_kind(path)
     with closing(connect(path, "ro")) as connection, explained(path):
+        connection.execute("BEGIN")  # one moment of a store that is being written
         content = read_content(connection)
         found = _checked(connection, content)
         if found.damage:
@@ -364,6 +365,7 @@ def status(path: str | Path) -> Status:
     with explained(path):
         check_kind(path)
     with closing(connect(path, "ro")) as connection, explained(path):
+        connection.execute("BEGIN")
         for table in ("meta", "cells", "items", "pieces"):
             (damage,) = connection.execute(f"PRAGMA quick_check({table})").fetchone()
             if damage != "ok":
