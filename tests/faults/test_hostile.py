@@ -80,7 +80,9 @@ def pages(llama: rl.Lens, tmp_path: Path) -> list[Path]:
             vectors._repr_html_(),
             vectors[text].at(2, -1)._repr_html_(),
             steering._repr_html_(),
-            rl.project(llama, [text.replace("\x00", " ")], vectors["b"].at(2, -1))._repr_html_(),
+            rl.project(
+                llama, [text[:60].replace("\x00", " ")], vectors["b"].at(2, -1)
+            )._repr_html_(),
             rl.RolePrompts(text, text, (text,))._repr_html_(),
         ]
         cell = tmp_path / f"cards-{n}.html"

@@ -284,7 +284,8 @@ def read_records(connection: sqlite3.Connection, content: Content) -> npt.NDArra
     while chunk := rows.fetchmany(2**16):
         if numeric:
             table = _numbers(chunk)
-            cell, item = table[:, :2].astype(np.int64).T
+            with np.errstate(invalid="ignore"):  # a number that is none is outside
+                cell, item = table[:, :2].astype(np.int64).T
             values = np.where(np.isnan(table[:, 2:]), -np.inf, table[:, 2:])
         else:
             cell, item = np.array([row[:2] for row in chunk]).T
