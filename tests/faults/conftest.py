@@ -41,11 +41,11 @@ def tally(request: pytest.FixtureRequest, record_property: Callable[..., None]) 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of ``docs/reliability.md``."""
-    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
     rows: dict[str, Tally] = {}
     for report in reports:
         for name, value in getattr(report, "user_properties", []):
-            if name == "fault" and report.when == "teardown":
+            if name == "fault" and getattr(report, "when", "") == "teardown":
                 rows.setdefault(value[0], Counter()).update(value[1])
     if rows:
         terminalreporter.write_sep("=", "faults")
