@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-fast check notebooks bench clean
+.PHONY: demo test test-fast faults check notebooks bench clean
 
 demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/pytest $(PARALLEL)
+
+# Faults in full counts, and the table of docs/reliability.md.
+faults: $(STAMP)
+	FAULTS=full $(BIN)/pytest $(PARALLEL) tests/faults
 
 # Without the embedded model.
 test-fast: $(STAMP)

@@ -5,6 +5,7 @@ import os
 # No test reaches for a hub; a client that is offline says so at once. Set before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import threading
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
+from tqdm import tqdm
 
 import rolelens as rl
 import tiny
@@ -24,6 +26,9 @@ from rolelens.forward.plain import _said
 # The first example of a property waits for imports, and machines are busy.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+# tqdm's own lock is shared with forks, and a fork that is killed would take it along.
+tqdm.set_lock(threading.RLock())
 
 HOOKED = ("Llama", "Mistral", "Qwen2", "Qwen3", "GPT2")
 """What HookedTransformer builds from a local folder as transformers 5 writes it."""

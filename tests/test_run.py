@@ -1,5 +1,6 @@
 """A run with a store: stopped, killed, resumed, refused, and read back."""
 
+import dataclasses
 import json
 import math
 import os
@@ -125,7 +126,7 @@ def test_a_stored_sweep_is_the_sweep(unbroken: rl.Sweep, finished: Path) -> None
     assert state.writer is None
     assert state.provenance["model"] == "tiny-Llama"
     assert state.provenance["items"] == rl.load_task(QUESTIONS).sha
-    _, records = read_store(finished)
+    _, records, _ = read_store(finished)
     assert np.array_equal(records[1:], unbroken.records)
     with closing(read_only(finished)) as connection:
         summary = pd.read_sql("SELECT * FROM summary", connection).set_index(
@@ -205,10 +206,10 @@ def test_a_search_goes_on_though_the_screen_came_out_otherwise(
     """As by another version: other cells enter, and all are scored."""
     file, many = tmp_path / "s.db", {**OPTIONS, "layers": [1, 2, 3], "positions": [-2, -1]}
     stopped_after(7, monkeypatch, lambda: rl.search(llama, vectors, EIGHT, store=file, **many))
-    with closing(sqlite3.connect(file)) as connection, connection:
-        ((key, blob),) = connection.execute("SELECT * FROM predictions").fetchall()
-        opposite = (-np.frombuffer(blob, dtype=np.float32)).tobytes()
-        connection.execute("UPDATE predictions SET predicted = ? WHERE key = ?", (opposite, key))
+    with closing(read_only(file)) as connection:
+        ((key, *_),) = connection.execute("SELECT * FROM predictions").fetchall()
+    with Store.open(file, read_store(file)[0]) as opened:
+        opened.predict(key, -opened.predictions(key))
     resumed = rl.search(llama, vectors, EIGHT, store=file, **many)
     plain = halving.screen
     monkeypatch.setattr(halving, "screen", lambda *arguments: -plain(*arguments))
@@ -256,7 +257,7 @@ def test_a_changed_run_is_refused_with_what_differs(
 def test_a_store_that_is_written_elsewhere_is_refused(
     llama: rl.Lens, vectors: rl.Directions, store: Path
 ) -> None:
-    content, _ = read_store(store)
+    content, *_ = read_store(store)
     held = Store.open(store, content)
     with held, pytest.raises(rl.InputError, match=f"being written by process {os.getpid()}; wait"):
         rl.sweep(llama, vectors, QUESTIONS, store=store, **OPTIONS)
@@ -407,7 +408,7 @@ def test_a_run_killed_at_20_random_moments_ends_bit_identical(
     ends_as_unbroken(
         lambda file: rl.sweep(llama, vectors, QUESTIONS, store=file, **OPTIONS), tmp_path, 20
     )
-    _, records = read_store(tmp_path / "killed.db")
+    _, records, _ = read_store(tmp_path / "killed.db")
     assert np.array_equal(records[1:], unbroken.records)
 
 
@@ -571,3 +572,106 @@ def test_a_task_of_ones_own_goes_on_and_is_not_made_again(
     assert math.isfinite(swept.table()["score"].sum())
     with pytest.raises(rl.InputError, match="is of a task 'Lengths', which rolelens cannot make"):
         rl.load_sweep(tmp_path / "s.db")
+
+
+STRONG = OPTIONS | {"alphas": (1e3, -1e3)}
+
+
+def too_strong(vectors: rl.Directions) -> rl.Directions:
+    """One name's direction of layer 2 is so long that these alphas lead out of float32."""
+    directions = vectors.directions.clone()
+    directions[1, list(vectors.layers).index(2)] *= 1e37
+    return dataclasses.replace(vectors, directions=directions)
+
+
+def test_a_cell_that_is_nan_fails_alone(
+    llama: rl.Lens, vectors: rl.Directions, tmp_path, scored
+) -> None:
+    """The others are scored, all is kept, and a run that goes on does not try it again."""
+    strong, file = too_strong(vectors), tmp_path / "s.db"
+    known = rl.sweep(llama, vectors, QUESTIONS, **STRONG).table()
+    call = lambda **more: rl.sweep(llama, strong, QUESTIONS, **STRONG, **more)  # noqa: E731
+    with pytest.warns(UserWarning, match=r"2 of 12 cells failed, such as .*: its scores are NaN; "):
+        swept = call(store=file)
+    scored.clear()
+    with pytest.warns(UserWarning, match="2 of 12 cells failed"):
+        again = call(store=file)
+    assert not scored
+    for sweep in (swept, again, rl.load_sweep(file)):
+        assert {(c.name, c.layer) for c in sweep.failed} == {(vectors.names[1], 2)}
+        table = sweep.table()
+        lost = table["failed"].str.startswith("its scores are NaN; leave out this strength")
+        assert lost.sum() == 2
+        assert table["margin"].isna().tolist() == lost.tolist()
+        np.testing.assert_allclose(table["margin"][~lost], known["margin"][~lost], atol=1e-3)
+        assert sweep.best(vectors.names[1], "margin").layer != 2
+        with pytest.raises(rl.InputError, match="could not be scored: its scores are NaN; leave"):
+            sweep.cell(next(iter(sweep.failed)))
+    rl.plots.heatmap(swept, vectors.names[1])
+
+
+def test_a_search_goes_on_without_cells_that_are_nan(
+    llama: rl.Lens, vectors: rl.Directions, tmp_path, monkeypatch
+) -> None:
+    strong, file = too_strong(vectors), tmp_path / "s.db"
+    many = STRONG | {"layers": [1, 2, 3]}
+    with pytest.warns(UserWarning, match="cells failed"):
+        whole = rl.search(llama, strong, QUESTIONS, **many)
+    assert (whole.table()["failed"] != "").sum() >= 1
+    assert whole.best(vectors.names[1]).layer != 2
+    stopped_after(3, monkeypatch, lambda: rl.search(llama, strong, QUESTIONS, store=file, **many))
+    with pytest.warns(UserWarning, match="cells failed"):
+        resumed = rl.search(llama, strong, QUESTIONS, store=file, **many)
+    pd.testing.assert_frame_equal(resumed.table(), whole.table())
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be resumed")
+def test_an_unsteered_model_that_is_nan_is_refused(vectors: rl.Directions) -> None:
+    lens = tiny_lens("Llama")
+    next(w for name, w in lens.model.named_parameters() if "down_proj" in name).data *= np.nan
+    with pytest.raises(rl.InputError, match="scores of the unsteered model are NaN; load the mo"):
+        rl.sweep(lens, vectors, QUESTIONS, **OPTIONS)
+
+
+def test_a_piece_that_the_disk_spoilt_is_scored_again_by_name(
+    llama: rl.Lens, vectors: rl.Directions, unbroken: rl.Sweep, store: Path, scored
+) -> None:
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE scores SET logprob_0 = -0.5 WHERE cell = 9 AND item = 1")
+        connection.execute("UPDATE pieces SET seconds = 9e9 WHERE piece = 1")
+    with pytest.raises(rl.InputError, match=r"damaged: what it holds of piece 1, piece \d+ is not"):
+        rl.load_sweep(store)
+    with pytest.raises(rl.InputError, match=r"is damaged \(piece 1 is not what was saved\); rest"):
+        status(store)
+    scored.clear()
+    with pytest.warns(UserWarning, match=r"stored of piece 1, piece \d+ is not what was saved, so"):
+        again = rl.sweep(llama, vectors, QUESTIONS, store=store, **OPTIONS)
+    assert len(scored) == 2
+    assert np.array_equal(again.records, unbroken.records)
+    assert np.array_equal(rl.load_sweep(store).records, unbroken.records)
+    assert status(store).done == status(store).pieces
+
+
+def test_what_never_changes_is_compared_with_its_hash(store: Path, llama, vectors) -> None:
+    with closing(sqlite3.connect(store)) as connection, connection:
+        ((sha, blob),) = connection.execute("SELECT * FROM directions LIMIT 1").fetchall()
+        spoilt = bytes([blob[0] ^ 1]) + blob[1:]
+        connection.execute("UPDATE directions SET vector = ? WHERE sha = ?", (spoilt, sha))
+    message = r"is damaged \(its cells, items or directions are not those that were saved\)"
+    for use in (rl.load_sweep, status):
+        with pytest.raises(rl.InputError, match=message):
+            use(store)
+    with pytest.raises(rl.InputError, match=message):
+        rl.sweep(llama, vectors, QUESTIONS, store=store, **OPTIONS)
+
+
+def test_predictions_that_the_disk_spoilt_are_made_again(
+    llama: rl.Lens, vectors: rl.Directions, tmp_path
+) -> None:
+    file, many = tmp_path / "s.db", {**OPTIONS, "layers": [1, 2, 3], "positions": [-2, -1]}
+    fresh = rl.search(llama, vectors, EIGHT, store=file, **many)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE predictions SET predicted = zeroblob(length(predicted))")
+    with pytest.warns(UserWarning, match="stored of the predictions of a screen is not what was"):
+        again = rl.search(llama, vectors, EIGHT, store=file, **many)
+    pd.testing.assert_frame_equal(again.table(), fresh.table())

@@ -235,7 +235,8 @@ def test_predictions_and_content_come_back(tmp_path) -> None:
         assert store.predictions("third") is None
         commit(store, 0)
     before = (tmp_path / "s").read_bytes()
-    content, records = read_store(tmp_path / "s")
+    content, records, failures = read_store(tmp_path / "s")
+    assert failures == {}
     assert (content.cells, content.items) == (cells(), items())
     assert (content.provenance, content.columns) == (PROVENANCE, COLUMNS)
     assert bits(content.directions["d"]) == bits(DIRECTIONS["d"])
@@ -401,7 +402,10 @@ def test_pandas_reads_the_file(tmp_path) -> None:
     options = options.reshape(N_CELLS, N_ITEMS, N_OPTIONS)
     assert np.array_equal(np.isnan(options), logprobs == -np.inf)
     assert np.array_equal(np.nan_to_num(options, nan=-np.inf), logprobs)
-    assert list(read["pieces"]) == ["piece", "finished_at", "seconds", "info"]
+    columns = ["piece", "finished_at", "seconds", "info", "cells", "items", "scored", "hash"]
+    assert list(read["pieces"]) == columns
+    assert json.loads(read["pieces"]["cells"][0]) == [*BLOCKS[0][0]]
+    assert json.loads(read["pieces"]["items"][0]) == [*BLOCKS[0][1]]
     assert list(read["pieces"]["seconds"]) == [2.0] * 5 + [0.5]
     assert json.loads(read["pieces"]["info"][5]) == {"tokens": 7}
     assert meta["provenance"] == PROVENANCE
@@ -543,6 +547,28 @@ def test_there_is_never_a_journal_that_who_only_reads_cannot_roll_back(tmp_path)
     assert names <= {"s", "s.lock", ".s.new", "s-wal", "s-shm"}
 
 
+def test_a_store_is_read_as_of_one_moment_while_it_is_written(tmp_path) -> None:
+    """Scores and the checksums of their pieces go together at any time."""
+
+    def write() -> None:
+        with opened(tmp_path / "s") as store:
+            for piece in range(len(BLOCKS)):
+                commit(store, piece)
+                time.sleep(0.01)
+
+    opened(tmp_path / "s").close()
+    writer = threading.Thread(target=write)
+    writer.start()
+    counts = []
+    while writer.is_alive():
+        _, records, _ = read_store(tmp_path / "s")
+        counts.append(int((~np.isnan(records[:, :, 0])).sum()))
+        assert status(tmp_path / "s").done <= len(BLOCKS)
+    writer.join()
+    assert counts == sorted(counts)
+    assert len({*counts}) > 2
+
+
 def test_status_while_another_process_writes(tmp_path, writers: Writers) -> None:
     path = tmp_path / "s"
     writers.start(path)
@@ -638,7 +664,7 @@ def test_a_store_of_another_version_is_refused(tmp_path) -> None:
     with closing(sqlite3.connect(tmp_path / "s")) as connection:
         connection.execute("PRAGMA user_version = 99")
     for use in (opened, status, read_store):
-        with pytest.raises(InputError, match="a store of version 99, and .* version 2; use"):
+        with pytest.raises(InputError, match="a store of version 99, and .* version 3; use"):
             use(tmp_path / "s")
 
 
@@ -652,7 +678,7 @@ def test_a_damaged_store_is_refused(tmp_path, damage: str) -> None:
     half = len(content) // 2
     path.write_bytes(content[:half] if damage == "cut" else content[:half] + b"\xff" * half)
     for use in (opened, read_store):
-        with pytest.raises(InputError, match=rf"^{path} is damaged \(.+\); name another file"):
+        with pytest.raises(InputError, match=rf"^{path} is damaged \(.+\); restore it, or name"):
             use(path)
 
 

@@ -1,8 +1,9 @@
-"""The errors of bad input."""
+"""The errors of bad input, and files that are written whole or not at all."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,23 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); name another path."
         ) from error
+
+
+def write_whole(path: Path, data: bytes | str) -> Path:
+    """Write a file that appears whole or not at all, texts in UTF-8; the old one stays till then.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path):
+            with partial.open("wb") as file:
+                file.write(data.encode(errors="replace") if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return path

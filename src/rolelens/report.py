@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from rolelens.errors import writing
+from rolelens.errors import write_whole
 from rolelens.vectors import Source
 
 
@@ -41,8 +41,8 @@ class Report:
         self._blocks.append(("texts", labelled))
 
     def figure(self, figure: go.Figure) -> None:
-        """A plotly figure, drawn by the one copy of plotly.js in the page."""
-        html = figure.to_html(
+        """A plotly figure, drawn by the one copy of plotly.js in the page; its texts are texts."""
+        html = go.Figure(_plain(figure.to_plotly_json())).to_html(
             full_html=False, include_plotlyjs=False, config={"displaylogo": False}
         )
         self._blocks.append(("figure", Markup(html)))
@@ -74,10 +74,20 @@ class Report:
                 plotly_js=Markup(get_plotlyjs()),
             )
         )
-        path = Path(path)
-        with writing(path):
-            path.write_text(page, encoding="utf-8")
-        return path
+        return write_whole(Path(path), page)
+
+
+def _plain(content: Any, name: str = "") -> Any:
+    """A figure in which no text is markup: plotly.js takes tags such as links from all of them."""
+    if isinstance(content, dict):
+        return {key: _plain(value, key) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value, name) for value in content]
+    if isinstance(content, np.ndarray) and content.dtype.kind in "OU":
+        return [_plain(value, name) for value in content.tolist()]
+    if isinstance(content, str) and not name.endswith("template"):
+        return content.replace("&", "&amp;").replace("<", "&lt;")
+    return content
 
 
 def _cell(value: object) -> str:

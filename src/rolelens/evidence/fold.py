@@ -1,6 +1,7 @@
 """Items that cells are chosen on, others that they are tried on, and all that is tried."""
 
 import dataclasses
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,9 @@ class Fold:
                 store=store(f"search-{self.number}"),
             )
             table = result.table()
-            best = table[table["chosen"]].drop(columns=["chosen", "predicted"])
+            best = table[table["chosen"]].drop(
+                columns=["chosen", "predicted", "failed"], errors="ignore"
+            )
             return best.assign(fold=self.number), dict(result.chosen)
         tables, cells = [], {}
         for domain, names in self._by_domain(setting.vectors.names).items():
@@ -107,7 +110,8 @@ class Fold:
             for name in names:
                 cells[name] = swept.best(name, setting.by)
             rows = [swept.cells.index(cells[name]) for name in names]
-            tables.append(table.iloc[rows].drop(columns=["zero", "control"]))
+            dropped = ["zero", "control", "failed"]
+            tables.append(table.iloc[rows].drop(columns=dropped, errors="ignore"))
         return pd.concat(tables, ignore_index=True), cells
 
     def tried(self, cells: Mapping[str, Cell]) -> tuple[Any, list[pd.DataFrame]]:
@@ -266,7 +270,10 @@ def _domain(prepared: Prepared, domain: str | None) -> Prepared:
 
 
 def _slug(domain: str | None) -> str:
-    """A domain in the name of a file, which it does not leave."""
+    """A domain in the name of a file, which stays in its folder; other domains, other names."""
     if domain is None:
         return ""
-    return "".join(letter if letter.isalnum() else "_" for letter in domain) + "-"
+    plain = "".join(letter if letter.isalnum() else "_" for letter in domain)[:40]
+    if plain != domain or not domain:
+        plain += "-" + hashlib.sha256(domain.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain}-"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError, unknown, writing
+from rolelens.errors import InputError, unknown, write_whole
 from rolelens.evidence.controls import Headroom
 from rolelens.evidence.families import Effect, effect_table
 from rolelens.hooks import Steering
@@ -127,14 +127,11 @@ class Study(Shown):
             for cell in cells
             for step in cell.steering.steps
         }
-        with writing(folder / "study.json"):
-            for name in (*effects, *self.frames):
-                self.table(name).to_csv(folder / f"{name}.csv", index=False)
-            text = json.dumps(content, indent=1)
-            (folder / "study.json").write_text(text + "\n", encoding="utf-8")
-            told = "\n".join(self.verdicts) + "\n"
-            (folder / "verdicts.txt").write_text(told, encoding="utf-8")
+        for name in (*effects, *self.frames):
+            write_whole(folder / f"{name}.csv", self.table(name).to_csv(index=False))
+        write_whole(folder / "verdicts.txt", "\n".join(self.verdicts) + "\n")
         write_tensors(folder / "steerings.safetensors", vectors, {"study": self.task})
+        write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
         return folder
 
     def card(self) -> Card:

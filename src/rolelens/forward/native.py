@@ -4,7 +4,7 @@ A bridge computes attention step by step, so that each step can be hooked; where
 the wrapped module gives the same numbers sooner.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,27 +76,36 @@ def native(
         return
     if model not in _parts:
         _parts[model] = list(_replaceable(model))
-    replaced = []
+    replaced: list[Any] = []
     attention = 0
     with ExitStack() as restored:
-        for part in _parts[model]:
-            if part.layer < start or any(map(_hooked, part.inside)):
-                continue
-            attention += part.is_attention
-            whole = checkpointed and "Block" in type(part.component).__name__
-            run = (
-                partial(checkpoint, part.original, use_reentrant=False) if whole else part.original
-            )
-            hooked = any(map(_hooked, part.ends))
-            part.component.__dict__["forward"] = _Between(run, part.ends) if hooked else run
-            replaced.append(part.component)
-        try:
+        try:  # Ctrl-C may come at any moment
+            for part in _parts[model]:
+                if part.layer < start or any(map(_hooked, part.inside)):
+                    continue
+                attention += part.is_attention
+                whole = checkpointed and "Block" in type(part.component).__name__
+                run = part.original
+                if whole:
+                    run = partial(checkpoint, part.original, use_reentrant=False)
+                hooked = any(map(_hooked, part.ends))
+                replaced.append(part.component)
+                part.component.__dict__["forward"] = _Between(run, part.ends) if hooked else run
             if fused and attention == model.cfg.n_layers - start:
                 restored.enter_context(_fused_attention(model))
             yield
         finally:
-            for component in replaced:
-                component.__dict__.pop("forward", None)
+            try:
+                put_back(replaced)
+            except BaseException:  # Ctrl-C came meanwhile
+                put_back(replaced)
+                raise
+
+
+def put_back(components: Iterable[Any]) -> None:
+    """Let components run as they do by themselves; doing so twice does no harm."""
+    for component in components:
+        component.__dict__.pop("forward", None)
 
 
 def try_native(model: HookedModel) -> None:

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from rolelens.forward.caches import right_aligned, right_ends
 from rolelens.forward.models import Everywhere, Hook, HookedModel, hooked
-from rolelens.forward.native import native
+from rolelens.forward.native import native, put_back
 from rolelens.forward.passes import finish, gather, keep_entry, until_stop
 
 
@@ -210,8 +210,11 @@ def _passed_over(model: Any, below: int) -> Iterator[None]:
             block.__dict__["forward"] = _unchanged
         yield
     finally:
-        for block in passed:
-            block.__dict__.pop("forward", None)
+        try:
+            put_back(passed)
+        except BaseException:  # Ctrl-C came meanwhile
+            put_back(passed)
+            raise
 
 
 @contextmanager

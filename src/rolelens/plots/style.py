@@ -49,7 +49,7 @@ def line(
             "dash": DASHES[n // len(COLOURS) % len(DASHES)],
         },
         marker={"size": 5},
-        hovertemplate=f"{along} %{{x}}: {label} %{{y:.3f}}<extra>{name}</extra>",
+        hovertemplate=f"{along} %{{x}}: {label} %{{y:.3f}}<extra>%{{fullData.name}}</extra>",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rolelens import evidence, plots, stats
-from rolelens.errors import InputError, writing
+from rolelens.errors import InputError, write_whole
 from rolelens.evidence import Study
 from rolelens.extraction import controlled_vectors
 from rolelens.lens import Lens
@@ -166,7 +166,7 @@ def paper(
     study.save(out / "tables")
     readings = _readings(lens, study)
     if len(readings):
-        readings.to_csv(out / "tables" / "readings.csv", index=False)
+        write_whole(out / "tables" / "readings.csv", readings.to_csv(index=False))
     for effect in study.effects:
         say(f"    {effect.verdict}")
     report = _report(lens, study, readings, task, method, vectors.contrast)
@@ -179,8 +179,7 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
     """Note what a folder is for, or refuse one that is for something else."""
     path = out / "run.json"
     if not path.exists():
-        with writing(path):
-            path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(settings, indent=1) + "\n")
         return
     known = parsed(path)
     other = [name for name, value in settings.items() if known.get(name) != value]

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rolelens.errors import InputError
+from rolelens.sweeps.checksums import check_content, content_hash, row_hash
 
 APPLICATION_ID = b"rlsw"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CELL_COLUMNS = ("name", "layer", "position", "alpha", "steering")
 ITEM_COLUMNS = ("id", "domain", "correct", "content")
 
@@ -62,6 +63,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # in its own tables
+            raise _damaged(path, str(error)) from error
         raise InputError(
             f"{path} cannot be used ({getattr(error, 'strerror', error)}); check that it may be "
             "read and written, that no other program holds it and that the disk has room."
@@ -69,13 +72,16 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # a subclass: wrong use, not a wrong file
             raise
-        raise InputError(f"{path} is damaged ({error}); name another file.") from error
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}); name another file."
-        ) from error
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    told = why.splitlines()[0][:200] if why else "no reason is known"
+    return InputError(f"{path} is damaged ({told}); restore it, or name another file.")
 
 
 def check_kind(path: Path) -> None:
@@ -95,7 +101,10 @@ def check_kind(path: Path) -> None:
 def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     """Open the file."""
     with explained(path):
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    # Bytes that are no longer UTF-8 must reach the comparison with their hash.
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    return connection
 
 
 def create(path: Path, content: Content) -> None:
@@ -117,7 +126,8 @@ def create(path: Path, content: Content) -> None:
             "INSERT INTO directions VALUES (?, ?)",
             ((sha, vector.tobytes()) for sha, vector in content.directions.items()),
         )
-        for key, value in {**content.meta, "writer": None}.items():
+        known = {**content.meta, "writer": None, "content": content_hash(connection)}
+        for key, value in known.items():
             set_meta(connection, key, value)
         connection.commit()
     partial.replace(path)
@@ -129,7 +139,9 @@ def _schema(columns: Sequence[str]) -> str:
     BEGIN;
     PRAGMA application_id = {int.from_bytes(APPLICATION_ID)};
     PRAGMA user_version = {SCHEMA_VERSION};
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE meta (
+        key TEXT PRIMARY KEY, value TEXT NOT NULL, hash TEXT NOT NULL
+    ) WITHOUT ROWID;
     CREATE TABLE cells (
         cell INTEGER PRIMARY KEY, name TEXT, layer INTEGER, position INTEGER, alpha REAL,
         steering TEXT NOT NULL
@@ -138,10 +150,16 @@ def _schema(columns: Sequence[str]) -> str:
         item INTEGER PRIMARY KEY, id TEXT, domain TEXT, correct INTEGER, content TEXT NOT NULL
     );
     CREATE TABLE directions (sha TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE predictions (key TEXT PRIMARY KEY, predicted BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE predictions (
+        key TEXT PRIMARY KEY, predicted BLOB NOT NULL, hash TEXT NOT NULL
+    ) WITHOUT ROWID;
     CREATE TABLE pieces (
         piece INTEGER PRIMARY KEY CHECK (piece >= 0),
-        finished_at TEXT NOT NULL, seconds REAL NOT NULL, info TEXT NOT NULL
+        finished_at TEXT NOT NULL, seconds REAL NOT NULL, info TEXT NOT NULL,
+        cells TEXT NOT NULL, items TEXT NOT NULL, scored TEXT NOT NULL, hash TEXT NOT NULL
+    );
+    CREATE TABLE failures (
+        cell INTEGER PRIMARY KEY REFERENCES cells, reason TEXT NOT NULL, hash TEXT NOT NULL
     );
     CREATE TABLE scores (
         cell INTEGER NOT NULL REFERENCES cells,
@@ -239,6 +257,7 @@ def _change(old: str, new: str) -> str:
 def read_content(connection: sqlite3.Connection) -> Content:
     """What a store says that its run is of."""
     meta = read_meta(connection)
+    check_content(connection, meta["content"])
     rows = [
         connection.execute(f"SELECT {', '.join(columns)} FROM {kind}s ORDER BY {kind}").fetchall()
         for kind, columns in (("cell", CELL_COLUMNS), ("item", ITEM_COLUMNS))
@@ -256,29 +275,69 @@ def read_records(connection: sqlite3.Connection, content: Content) -> npt.NDArra
     Numbers are NaN where nothing was scored yet and -inf where there is no such option; texts are
     None where nothing was answered yet.
     """
+    n_cells, n_items, _ = content.shape
+    numeric = not content.columns[0].startswith("text_")
+    records = np.full(
+        content.shape, np.nan if numeric else None, dtype=np.float32 if numeric else object
+    )
     rows = connection.execute("SELECT * FROM scores")
-    if content.columns[0].startswith("text_"):
-        texts = np.full(content.shape, None, dtype=object)
-        for cell, item, *values in rows:
-            texts[cell, item] = values
-        return texts
-    scores = np.full(content.shape, np.nan, dtype=np.float32)
     while chunk := rows.fetchmany(2**16):
-        table = np.array(chunk, dtype=np.float64)  # NULL becomes NaN
-        cell, item = table[:, :2].astype(np.int64).T
-        scores[cell, item] = np.where(np.isnan(table[:, 2:]), -np.inf, table[:, 2:])
-    return scores
+        if numeric:
+            table = _numbers(chunk)
+            with np.errstate(invalid="ignore"):  # a number that is none is outside
+                cell, item = table[:, :2].astype(np.int64).T
+            values = np.where(np.isnan(table[:, 2:]), -np.inf, table[:, 2:])
+        else:
+            cell, item = np.array([row[:2] for row in chunk]).T
+            values = np.array([row[2:] for row in chunk], dtype=object)
+        known = (cell >= 0) & (cell < n_cells) & (item >= 0) & (item < n_items)
+        with np.errstate(over="ignore"):  # no float32 was written that is as large
+            records[cell[known], item[known]] = values[known]
+    return records
+
+
+def _numbers(rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
+    """Rows as numbers; NULL becomes NaN, and so does what can be none."""
+    try:
+        return np.array(rows, dtype=np.float64)
+    except (ValueError, TypeError):
+        plain = [[x if isinstance(x, int | float) else np.nan for x in row] for row in rows]
+        return np.array(plain, dtype=np.float64)
+
+
+def read_failures(connection: sqlite3.Connection) -> dict[int, str]:
+    """Why cells could not be scored, by their ids.
+
+    Raises:
+        sqlite3.DatabaseError: it is not what was saved.
+    """
+    failed = {}
+    for cell, reason, known in connection.execute("SELECT * FROM failures"):
+        if row_hash(cell, reason) != known:
+            raise sqlite3.DatabaseError(f"the failure of cell {cell} is not what was saved")
+        failed[cell] = reason
+    return failed
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
-    """All that the file says about itself."""
-    rows = connection.execute("SELECT key, value FROM meta").fetchall()
-    return {key: json.loads(value) for key, value in rows}
+    """All that the file says about itself.
+
+    Raises:
+        sqlite3.DatabaseError: it is not what was saved.
+    """
+    meta = {}
+    for key, value, known in connection.execute("SELECT key, value, hash FROM meta"):
+        if row_hash(key, value) != known:
+            raise sqlite3.DatabaseError(f"its {key!r} is not what was saved")
+        meta[key] = json.loads(value)
+    return meta
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: object) -> None:
     """Let it say something else."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+    text = json.dumps(value)
+    row = (key, text, row_hash(key, text))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", row)
 
 
 def notes_of(meta: Mapping[str, Any]) -> dict[str, Any]:

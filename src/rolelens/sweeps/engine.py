@@ -64,8 +64,11 @@ class Engine(ABC, Generic[P]):
     def run(self, piece: Piece) -> tuple[Records, float]:
         """Score a piece; gives what is kept, ``[cell, item, column]``, and the seconds it took.
 
+        Scores of a cell are NaN where steering is too strong for the dtype.
+
         Raises:
-            InputError: a score is NaN, or one prompt alone does not fit into memory.
+            InputError: a score of the unsteered model is NaN, or one prompt alone does not fit into
+                memory.
         """
         begun = time.perf_counter()
         scored: list[Records] = []
@@ -81,14 +84,11 @@ class Engine(ABC, Generic[P]):
         records = scored.pop()
         forward.release_memory()
         if records.dtype != object:
-            lost = [n for n, cell in enumerate(records) if np.isnan(cell).any()]
-            if lost:
-                cell = piece.cells[lost[0]]
-                which = str(cell) if cell.steering.steps else "the unsteered model"
-                raise InputError(
-                    f"scores of {which} are NaN; leave out this strength, or load the model in "
-                    "float32."
-                )
+            for cell, values in zip(piece.cells, records, strict=True):
+                if cell.is_zero and np.isnan(values).any():
+                    raise InputError(
+                        "scores of the unsteered model are NaN; load the model in float32."
+                    )
         return records, time.perf_counter() - begun
 
     def forget(self) -> None:

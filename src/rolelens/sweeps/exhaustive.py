@@ -34,7 +34,7 @@ def sweep(
     What cells share is run once: the blocks below the lowest edited layer, the tokens before the
     first edited one, and what all prompts begin with. Scores are those of whole forward passes to
     within rounding (1e-3 nats in float32). Where answers are generated, cells are rows of one
-    batch.
+    batch. A cell whose scores are NaN is kept as failed, with a warning, and the others are scored.
 
     Args:
         lens: the model.
@@ -70,7 +70,7 @@ def sweep(
     )
     prepared = tasks.prepare(lens, task, method, **options)
     run = scored_run(lens, prepared, grid, "sweep", store)
-    return Sweep(run.records[1:], run.scores(UNSTEERED), grid, prepared)
+    return Sweep(run.records[1:], run.scores(UNSTEERED), grid, prepared, run.failed)
 
 
 def score_cells(
@@ -92,7 +92,7 @@ def score_cells(
         What the unsteered model is worth, and what each cell is.
 
     Raises:
-        InputError: as for :func:`sweep`.
+        InputError: as for :func:`sweep`, or scores of a cell are NaN.
     """
     run = scored_run(lens, prepared, Grid(tuple(cells)), "cells", store)
     return run.scores(UNSTEERED), {cell: run.scores(cell) for cell in cells}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -76,7 +77,8 @@ class Search(Shown):
 
         Columns: ``name``, ``layer``, ``position``, ``alpha``, the ``predicted`` change of the
         measure, ``items`` it was scored on exactly (0 for most), each measure there with its gain
-        over the unsteered model on the same items, and whether it was ``chosen``.
+        over the unsteered model on the same items, and whether it was ``chosen``. Where cells
+        ``failed``, that says why.
         """
         return self._rows.copy()
 
@@ -271,6 +273,9 @@ class _Race:
         self.first_round()
         alive = self.halve()
         for name in self.names:
+            if not alive[name]:
+                why = self.run.failed[self.entered[name][0]]
+                raise InputError(f"no cell of {name!r} that was tried could be scored: {why}.")
             worth = self.standing(alive[name], len(self.order))
             self.chosen[name] = max(alive[name], key=worth.__getitem__)
 
@@ -317,18 +322,18 @@ class _Race:
             for cell in new:
                 self.entered[cell.name].append(cell)
             for name in list(unsure):
-                cells = self.entered[name]
+                cells = self.scored(self.entered[name], self.ends[0])
                 self.rho[name] = _agreement(
                     [self.promise[cell] for cell in cells],
                     [self.exact(cell, self.ends[0]) for cell in cells],
                 )
-                if self.rho[name] >= GOOD or len(cells) >= most[name]:
+                if self.rho[name] >= GOOD or len(self.entered[name]) >= most[name]:
                     unsure.remove(name)
         self.widened = {name: len(self.entered[name]) > wanted[name] for name in self.names}
 
     def halve(self) -> dict[str, list[Cell]]:
         """Score the better half of each name's cells on more items, round by round."""
-        alive = dict(self.entered)
+        alive = {name: self.scored(self.entered[name], self.ends[0]) for name in self.names}
         for begin, end in pairwise(self.ends):
             for name in self.names:
                 worth = self.standing(alive[name], begin)
@@ -336,7 +341,12 @@ class _Race:
                 alive[name] = ranked[len(ranked) // 2 :]
             cells = [cell for name in self.names for cell in alive[name]]
             self.run.score(cells, self.order[begin:end], "search")
+            alive = {name: self.scored(alive[name], end) for name in self.names}
         return alive
+
+    def scored(self, cells: Sequence[Cell], end: int) -> list[Cell]:
+        """Those that did not fail on the first items, whatever became of them on later ones."""
+        return [cell for cell in cells if self.run.is_scored(cell, self.order[:end])]
 
     def values(self, cell: Cell, items: Sequence[int]) -> Float[Tensor, " item"]:
         """The measure that is predicted, of a cell."""
@@ -349,7 +359,7 @@ class _Race:
 
     def standing(self, cells: Sequence[Cell], end: int) -> dict[Cell, Worth]:
         """What cells are worth on all items, judged by the first."""
-        if self.by == "accuracy":
+        if self.by == "accuracy" or not cells:
             return {cell: self.exact(cell, end) for cell in cells}
         scored = torch.stack([self.values(cell, self.order[:end]) for cell in cells])
         gains = scored - self.values(UNSTEERED, self.order[:end])
@@ -360,6 +370,7 @@ class _Race:
     def worth(self, values: Float[Tensor, " item"]) -> Worth:
         """What cells are ranked by."""
         mean = float(values.double().mean())
+        mean = -math.inf if math.isnan(mean) else mean  # predicted of what is too strong
         if self.by == "accuracy":
             return float((values > 0).double().mean()), mean
         return (mean,)
@@ -397,6 +408,8 @@ def _result(run: Run, races: Sequence[_Race], by: str) -> Search:
                     row[name] = scored.mean(name)
                     row[f"{name}_gain"] = row[name] - before.mean(name)
                 names.append(cell.name)
+            if run.failed:
+                row["failed"] = run.failed.get(cell, "")
             rows.append({**row, "chosen": chosen[cell.name] is cell})
         for name in race.names:
             quality.append(

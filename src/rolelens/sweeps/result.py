@@ -1,12 +1,14 @@
 """What was scored in every cell of a sweep."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -31,12 +33,14 @@ class Sweep(Shown):
         baseline: the unsteered model on the same items.
         grid: the cells.
         prepared: the task, and how it was put.
+        failed: cells that could not be scored, and why.
     """
 
     records: Records
     baseline: Any
     grid: Grid
     prepared: Prepared
+    failed: Mapping[Cell, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -87,6 +91,9 @@ class Sweep(Shown):
         Returns:
             :class:`rolelens.tasks.Scores` of questions, :class:`rolelens.tasks.Answers` to
             problems, :class:`rolelens.tasks.Values` of others.
+
+        Raises:
+            InputError: there is no such cell, or it failed.
         """
         return self._scored(self.find(which, **label))
 
@@ -110,14 +117,17 @@ class Sweep(Shown):
 
         Gains are over the unsteered model. ``zero`` says that nothing is done in the cell, as at
         layer 0, where directions are exactly zero; ``control`` that its direction is a null. Of a
-        list of steerings, ``steering`` says what is done.
+        list of steerings, ``steering`` says what is done. Where cells failed, ``failed`` says why,
+        and their measures are NaN.
         """
         measures = self.baseline.measures
         before = {name: self.baseline.mean(name) for name in measures}
         rows = []
         for cell in self.cells:
-            scored = self._scored(cell)
-            means = {name: scored.mean(name) for name in measures}
+            means = dict.fromkeys(measures, math.nan)
+            if cell not in self.failed:
+                scored = self._scored(cell)
+                means = {name: scored.mean(name) for name in measures}
             rows.append(
                 {
                     **cell.label,
@@ -126,6 +136,7 @@ class Sweep(Shown):
                     **{f"{name}_gain": means[name] - before[name] for name in measures},
                     "zero": cell.is_zero,
                     "control": any(step.direction.null is not None for step in cell.steering.steps),
+                    **({"failed": self.failed.get(cell, "")} if self.failed else {}),
                 }
             )
         return pd.DataFrame(rows)
@@ -153,6 +164,7 @@ class Sweep(Shown):
             raise InputError(
                 f"every cell of {name or 'the sweep'!r} is zero: its directions are zero."
             )
+        live = [cell for cell in live if cell not in self.failed] or live[:1]
         order = [by, *(measure for measure in measures if measure != by)]
         scored = {cell: self._scored(cell) for cell in live}
         return max(live, key=lambda cell: [scored[cell].mean(measure) for measure in order])
@@ -175,6 +187,8 @@ class Sweep(Shown):
     def _scored(self, cell: Cell) -> Scored[Any]:
         if cell not in self._place:
             raise InputError(f"{cell} is none of the {len(self.cells)} cells of this sweep.")
+        if cell in self.failed:
+            raise InputError(f"{cell} could not be scored: {self.failed[cell]}.")
         records = self.records[self._place[cell]]
         return self.prepared.scored(range(len(self.prepared.task)), records)
 
@@ -197,13 +211,14 @@ def load_sweep(
         InputError: there is no such file, it is no finished sweep, it is damaged, or it was made
             with a verifier and none is given.
     """
-    content, records = read_store(path)
+    content, records, failures = read_store(path)
     kind = content.provenance.get("kind")
     if kind not in ("sweep", "cells"):
         raise InputError(
             f"{str(path)!r} is a store of {kind!r} and no sweep; repeat the call that made it."
         )
-    missing = lacking(records).any(axis=2)
+    missing = np.asarray(lacking(records).any(axis=2))
+    missing[list(failures)] = False
     if missing.any():
         share = 1 - missing.mean()
         raise InputError(
@@ -217,7 +232,8 @@ def load_sweep(
     task = tasks.restored(content.provenance, content.items)
     prepared = tasks.restored_prepared(task, content.provenance, metric, verifier)
     every = range(len(task))
-    return Sweep(records[1:], prepared.scored(every, records[0]), grid, prepared)
+    failed = {cells[n]: reason for n, reason in failures.items()}
+    return Sweep(records[1:], prepared.scored(every, records[0]), grid, prepared, failed)
 
 
 def _cell(row: Any, vectors: Mapping[str, Tensor]) -> Cell:

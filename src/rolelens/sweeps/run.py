@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from rolelens import forward, hooks
+from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps.cells import UNSTEERED, Cell, Grid
@@ -32,6 +34,9 @@ from rolelens.tasks import (
     task_fields,
 )
 
+NAN = "its scores are NaN; leave out this strength, or load the model in float32"
+"""Why a cell failed."""
+
 
 class Run:
     """Scores cells on items, in pieces; what the store has is not scored again.
@@ -43,6 +48,7 @@ class Run:
         records: what was scored of each cell and item, the unsteered model first; NaN or None
             where nothing was.
         place: row of each cell in it.
+        failed: cells that cannot be scored, and why; they are not tried again.
     """
 
     def __init__(
@@ -63,11 +69,13 @@ class Run:
         check_effect(lens, prepared, grid.live)
         says_plainly(prepared)
         self._store = Store.open(store, self._content(settings)) if store else None
+        self.failed: dict[Cell, str] = {}
         self._pieces = self._planned = 0
         self._budget = budget_of(lens, prepared)
         if self._store:
             self.records = self._store.load()
-            self._pieces = len(self._store.done)
+            self._pieces = max(self._store.done, default=-1) + 1
+            self.failed = {self.cells[n]: why for n, why in self._store.failures.items()}
             self._budget = self._store.notes.get("budget", self._budget)
             self._store.note("budget", self._budget)
 
@@ -88,6 +96,13 @@ class Run:
                     file=sys.stderr,
                 )
             self._store.close()
+        if self.failed and kind is None:
+            cell, why = next(iter(self.failed.items()))
+            warnings.warn(
+                f"{len(self.failed)} of {len(self.grid.cells)} cells failed, such as {cell}: {why}."
+                " The others were scored.",
+                stacklevel=3,
+            )
 
     @property
     def store(self) -> Store | None:
@@ -106,7 +121,9 @@ class Run:
             # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
             unscored = self._lacking([self.place[cell] for cell in piece.cells], chosen)
             cells_left = tuple(
-                c for c, left in zip(piece.cells, unscored, strict=True) if left.any()
+                cell
+                for cell, left in zip(piece.cells, unscored, strict=True)
+                if left.any() and cell not in self.failed
             )
             if not cells_left:
                 continue
@@ -116,12 +133,17 @@ class Run:
                 self._budget = engine.budget
                 if self._store:
                     self._store.note("budget", self._budget)
-            rows = [self.place[cell] for cell in piece.cells]
+            lost, records = self._without_failed(piece.cells, records)
+            rows = [self.place[cell] for cell in piece.cells if cell not in lost]
             if 0 in rows:  # cells in which nothing is done are the unsteered model
                 zeros = [self.place[cell] for cell in self.grid.cells if cell.is_zero]
                 unsteered = records[[rows.index(0)] * len(zeros)]
                 rows, records = [*rows, *zeros], np.concatenate([records, unsteered])
             self._keep(rows, chosen, self._wide(records), seconds)
+            for cell in lost:
+                self.failed[cell] = NAN
+                if self._store:
+                    self._store.fail(self.place[cell], NAN)
 
     def scored_items(self, cell: Cell) -> list[int]:
         """The items a cell was scored on."""
@@ -129,9 +151,19 @@ class Run:
         items: list[int] = known.nonzero()[0].tolist()
         return items
 
+    def is_scored(self, cell: Cell, items: Sequence[int]) -> bool:
+        """Whether a cell was scored on all of some items."""
+        return not self._lacking([self.place[cell]], items).any()
+
     def scores(self, cell: Cell, items: Sequence[int] | None = None) -> Any:
-        """Scores of a cell on some items, on all by default."""
+        """Scores of a cell on some items, on all by default.
+
+        Raises:
+            InputError: the cell failed.
+        """
         chosen = range(len(self.prepared.task)) if items is None else items
+        if cell in self.failed and not self.is_scored(cell, chosen):
+            raise InputError(f"{cell} could not be scored: {self.failed[cell]}.")
         scored: Scored[Any] = self.prepared.scored(
             chosen, self.records[self.place[cell], list(chosen)]
         )
@@ -140,6 +172,14 @@ class Run:
     def _lacking(self, rows: Sequence[int], items: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Which items some rows of the records do not have."""
         return lacking(self.records[np.ix_(rows, items)][:, :, 0])
+
+    @staticmethod
+    def _without_failed(cells: Sequence[Cell], records: Records) -> tuple[list[Cell], Records]:
+        """The cells with a score that is NaN, and what was scored of the others."""
+        if records.dtype == object:
+            return [], records
+        lost = np.asarray(np.isnan(records).any(axis=(1, 2)))
+        return [cell for cell, is_lost in zip(cells, lost, strict=True) if is_lost], records[~lost]
 
     def _wide(self, records: Records) -> Records:
         """What was scored, with as many columns as the task with most options has."""

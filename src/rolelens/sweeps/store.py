@@ -1,9 +1,11 @@
 """What a run has computed so far, in one SQLite file that survives being killed."""
 
 import json
+import math
 import os
 import shlex
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +20,14 @@ from filelock import FileLock, Timeout
 
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, writing
+from rolelens.sweeps.checksums import (
+    Checked,
+    check_content,
+    checked,
+    drop,
+    records_hash,
+    row_hash,
+)
 from rolelens.sweeps.database import (
     Content,
     changes,
@@ -27,6 +37,7 @@ from rolelens.sweeps.database import (
     explained,
     notes_of,
     read_content,
+    read_failures,
     read_meta,
     read_records,
     set_meta,
@@ -43,12 +54,13 @@ class Store:
 
     A piece that :meth:`commit` returned from survives the process being killed and, as every
     commit is synced (``synchronous=FULL``), the power going out. A piece is there whole or not at
-    all. The file belongs on a local disk: SQLite's write-ahead log needs shared memory.
+    all, and with a checksum: what the disk spoils afterwards is not read as another number. The
+    file belongs on a local disk: SQLite's write-ahead log needs shared memory.
 
     Anyone may read the file meanwhile, with ``sqlite3.connect("file:PATH?mode=ro", uri=True)``:
     tables ``meta``, ``cells``, ``items``, ``directions``, ``pieces``, ``scores`` (log-probabilities
-    in nats, NULL where the option does not exist; or texts) and ``predictions``, and the view
-    ``summary``, with a row a cell. Beside it lies an empty ``PATH.lock``, which stays.
+    in nats, NULL where the option does not exist; or texts), ``failures`` and ``predictions``, and
+    the view ``summary``, with a row a cell. Beside it lies an empty ``PATH.lock``, which stays.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class Store:
                     create(path, content)
             connection = resources.enter_context(closing(connect(path, "rw")))
             with explained(path):
+                check_content(connection, read_meta(connection)["content"])
                 differing = changes(connection, content, INFORMATIVE)
                 if differing:
                     raise InputError(
@@ -160,37 +173,86 @@ class Store:
             for cell, block in zip(cells, records.tolist(), strict=True)
             for item, values in zip(items, block, strict=True)
         )
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        scored = records_hash(records if records.dtype == object else records.astype(np.float32))
+        piece_row = (
+            piece,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            float(seconds),
+            json.dumps(dict(info)),
+            json.dumps([int(cell) for cell in cells]),
+            json.dumps([int(item) for item in items]),
+            scored,
+        )
         places = ", ".join("?" * (2 + len(self._content.columns)))
         try:
             with explained(self.path), self._connection:
                 self._connection.execute(
-                    "INSERT INTO pieces VALUES (?, ?, ?, ?)",
-                    (piece, now, seconds, json.dumps(dict(info))),
+                    "INSERT INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*piece_row, row_hash(*piece_row)),
                 )
                 self._connection.executemany(f"INSERT INTO scores VALUES ({places})", rows)
         except sqlite3.IntegrityError as error:
             raise RuntimeError(f"piece {piece} does not go into {self.path}: {error}.") from error
 
-    def predictions(self, key: str) -> npt.NDArray[np.float32] | None:
-        """What :meth:`predict` has kept, flat; None where nothing was."""
+    def fail(self, cell: int, reason: str) -> None:
+        """Keep that a cell cannot be scored, and why, so that it is not tried again."""
+        with explained(self.path), self._connection:
+            row = (int(cell), reason, row_hash(int(cell), reason))
+            self._connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", row)
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """What :meth:`fail` has kept."""
         with explained(self.path):
-            select = "SELECT predicted FROM predictions WHERE key = ?"
+            return read_failures(self._connection)
+
+    def predictions(self, key: str) -> npt.NDArray[np.float32] | None:
+        """What :meth:`predict` has kept, flat; None where nothing was, or not as it was kept."""
+        with explained(self.path):
+            select = "SELECT predicted, hash FROM predictions WHERE key = ?"
             row = self._connection.execute(select, (key,)).fetchone()
-        return None if row is None else np.frombuffer(row[0], dtype=np.float32)
+        if row is None:
+            return None
+        if row[1] != row_hash(key, row[0]):
+            self._tell("the predictions of a screen")
+            return None
+        return np.frombuffer(row[0], dtype=np.float32)
 
     def predict(self, key: str, predicted: npt.NDArray[np.float32]) -> None:
         """Keep what was predicted, so that a search that goes on need not predict again."""
         with explained(self.path), self._connection:
             content = predicted.astype(np.float32).tobytes()
             self._connection.execute(
-                "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (key, content)
+                "INSERT OR REPLACE INTO predictions VALUES (?, ?, ?)",
+                (key, content, row_hash(key, content)),
             )
 
     def load(self) -> npt.NDArray[Any]:
-        """All that was scored, see :func:`rolelens.sweeps.database.read_records`."""
+        """All that was scored, see :func:`rolelens.sweeps.database.read_records`.
+
+        Pieces that are not as they were written are deleted, so that they are scored again, and
+        named in a warning.
+
+        Raises:
+            InputError: they cannot be deleted.
+        """
         with explained(self.path):
-            return read_records(self._connection, self._content)
+            found = _checked(self._connection, self._content)
+            if found.damage:
+                damage = _named(found.damage)
+                drop(self._connection, found.sound)
+                found = _checked(self._connection, self._content)
+                if found.damage:
+                    raise sqlite3.DatabaseError(f"{damage} cannot be deleted")
+                self._tell(damage)
+        return found.records
+
+    def _tell(self, damage: str) -> None:
+        warnings.warn(
+            f"{self.path}: what was stored of {damage} is not what was saved, so it is computed "
+            "again.",
+            stacklevel=2,
+        )
 
     def close(self) -> None:
         """Let others write; unless somebody is reading, the store is then one plain file."""
@@ -258,8 +320,8 @@ class Status(Shown):
         return Card("Status", facts, "the same call, to go on; rl.load_sweep(path), to read it")
 
 
-def read_store(path: str | Path) -> tuple[Content, npt.NDArray[Any]]:
-    """What a store is of, and all that was scored; changes nothing.
+def read_store(path: str | Path) -> tuple[Content, npt.NDArray[Any], dict[int, str]]:
+    """What a store is of, all that was scored, and why cells failed; changes nothing.
 
     Raises:
         InputError: there is no such file, it is not a store, or it is damaged.
@@ -270,15 +332,32 @@ def read_store(path: str | Path) -> tuple[Content, npt.NDArray[Any]]:
     with explained(path):
         check_kind(path)
     with closing(connect(path, "ro")) as connection, explained(path):
+        connection.execute("BEGIN")  # one moment of a store that is being written
         content = read_content(connection)
-        return content, read_records(connection, content)
+        found = _checked(connection, content)
+        if found.damage:
+            raise InputError(
+                f"{path} is damaged: what it holds of {_named(found.damage)} is not what was "
+                "saved; repeat the call that made it, which computes that again."
+            )
+        return content, found.records, read_failures(connection)
+
+
+def _checked(connection: sqlite3.Connection, content: Content) -> Checked:
+    return checked(connection, read_records(connection, content))
+
+
+def _named(damage: Sequence[str]) -> str:
+    more = f" and {len(damage) - 6} more" if damage[6:] else ""
+    return ", ".join(damage[:6]) + more
 
 
 def status(path: str | Path) -> Status:
     """How far a sweep is; changes nothing, and works while another process writes.
 
     Raises:
-        InputError: there is no such file, or it is not a store.
+        InputError: there is no such file, it is not a store, or it is damaged; scores are not
+            looked at.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -286,10 +365,19 @@ def status(path: str | Path) -> Status:
     with explained(path):
         check_kind(path)
     with closing(connect(path, "ro")) as connection, explained(path):
+        connection.execute("BEGIN")
+        for table in ("meta", "cells", "items", "pieces"):
+            (damage,) = connection.execute(f"PRAGMA quick_check({table})").fetchone()
+            if damage != "ok":
+                raise sqlite3.DatabaseError(damage.splitlines()[-1])
         meta = read_meta(connection)
-        done, first, last, seconds = connection.execute(
-            "SELECT count(*), min(finished_at), max(finished_at), total(seconds) FROM pieces"
-        ).fetchone()
+        check_content(connection, meta["content"])
+        pieces = connection.execute("SELECT * FROM pieces").fetchall()
+        damage = [f"piece {row[0]}" for row in pieces if row_hash(*row[:-1]) != row[-1]]
+        if damage:
+            raise sqlite3.DatabaseError(f"{_named(damage)} is not what was saved")
+        times = sorted(datetime.fromisoformat(row[1]) for row in pieces)
+        seconds, done = math.fsum(row[2] for row in pieces), len(pieces)
         cells, items = connection.execute(
             "SELECT (SELECT count(*) FROM cells), (SELECT count(*) FROM items)"
         ).fetchone()
@@ -301,8 +389,8 @@ def status(path: str | Path) -> Status:
         pieces=max(planned, done),
         cells=cells,
         items=items,
-        first=datetime.fromisoformat(first) if done else None,
-        last=datetime.fromisoformat(last) if done else None,
+        first=times[0] if done else None,
+        last=times[-1] if done else None,
         seconds=seconds,
         seconds_left=seconds / done * max(planned - done, 0) if done else None,
         writer=_running(path, meta["writer"]),

@@ -154,7 +154,7 @@ def _options(row: Mapping[str, Any]) -> list[str]:
     options = row[lists[0]] if lists else [row[letter] for letter in letters]
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise InputError(
-            f"the options are {str(options)[:80]}; expected a list of texts under 'options' or "
+            f"the options are {repr(options)[:80]}; expected a list of texts under 'options' or "
             "'choices' (in a JSON or JSONL file), or texts under 'A', 'B' and so on."
         )
     return options

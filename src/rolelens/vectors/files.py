@@ -1,9 +1,7 @@
 """Safetensors files with a JSON header, whose numbers are known by their hash."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rolelens.errors import InputError, writing
+from rolelens.errors import InputError, write_whole
 
 HEADER = "rolelens"
 
@@ -28,16 +26,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     fields: dict[str, Any] = json.loads(json.dumps(header))
     fields["content"] = content_hash(whole, fields)
-    data = save(whole, metadata={HEADER: json.dumps(fields)})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path):
-            partial.write_bytes(data)
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, save(whole, metadata={HEADER: json.dumps(fields)}))
 
 
 @contextmanager
