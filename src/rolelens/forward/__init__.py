@@ -8,6 +8,7 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 from rolelens.forward.backward import gradients
 from rolelens.forward.decoding import Pick, decode
 from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
+from rolelens.forward.flops import Operations, count_operations
 from rolelens.forward.layout import Layout
 from rolelens.forward.memory import (
     batch_bytes,
@@ -34,7 +35,6 @@ from rolelens.forward.models import (
     release_memory,
 )
 from rolelens.forward.native import choose_attention
-from rolelens.forward.operations import Operations, count_operations
 from rolelens.forward.passes import (
     Hooks,
     Regrouped,
