@@ -12,7 +12,17 @@ from rolelens.extraction import (
     role_vectors,
     system_vectors,
 )
-from rolelens.hooks import Steering, ablate, add, by_row, replace
+from rolelens.hooks import (
+    Steering,
+    ablate,
+    add,
+    by_row,
+    clamp,
+    mean_ablate,
+    replace,
+    rotate,
+    thresholds,
+)
 from rolelens.lens import Lens
 from rolelens.loading import load
 from rolelens.patchscoping import Reading, patchscope
@@ -57,6 +67,7 @@ __all__ = [
     "activations",
     "add",
     "by_row",
+    "clamp",
     "compare",
     "concat",
     "contrast",
@@ -70,6 +81,7 @@ __all__ = [
     "load_sweep",
     "load_task",
     "mean",
+    "mean_ablate",
     "null_vectors",
     "patchscope",
     "perplexity",
@@ -80,10 +92,12 @@ __all__ = [
     "roast",
     "role_vectors",
     "roll_out",
+    "rotate",
     "search",
     "separation",
     "stats",
     "study",
     "sweep",
     "system_vectors",
+    "thresholds",
 ]

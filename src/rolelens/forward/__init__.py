@@ -7,7 +7,7 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 
 from rolelens.forward.backward import gradients
 from rolelens.forward.decoding import Pick, decode
-from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
+from rolelens.forward.edits import Edit
 from rolelens.forward.models import (
     Hook,
     HookedModel,
@@ -18,6 +18,7 @@ from rolelens.forward.models import (
     is_centred,
     release_memory,
 )
+from rolelens.forward.operations import ABLATED, SITES, Kind, Operation, Point
 from rolelens.forward.passes import (
     Hooks,
     Regrouped,
@@ -25,6 +26,7 @@ from rolelens.forward.passes import (
     answer_logprobs,
     check_effect,
     foreign_hooks,
+    gated,
     install,
     installed,
     next_token_logits,
@@ -34,6 +36,9 @@ from rolelens.forward.passes import (
 )
 from rolelens.forward.plain import Plain, cells, mixes
 from rolelens.forward.selection import (
+    Condition,
+    Gated,
+    Named,
     Running,
     Selection,
     checked_selection,
@@ -64,12 +69,15 @@ __all__ = [
     "SITES",
     "TOKEN_BUDGET",
     "Batch",
+    "Condition",
     "Edit",
+    "Gated",
     "Hook",
     "HookFn",
     "HookedModel",
     "Hooks",
     "Kind",
+    "Named",
     "Operation",
     "Pick",
     "Plain",
@@ -94,6 +102,7 @@ __all__ = [
     "end_ids",
     "fingerprint",
     "foreign_hooks",
+    "gated",
     "gradients",
     "groups",
     "install",

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.forward import models
+from rolelens.forward.gates import decided
 from rolelens.forward.models import Hook, HookedModel
 from rolelens.forward.passes import Stop, probe, steered, until_stop
 from rolelens.forward.selection import Running, Selection, selected
@@ -47,6 +48,7 @@ def gradients(
         selection.
     """
     probe(model)
+    tokens = decided(model, tokens, selections)
     chosen = sorted(set(layers))
     for batch in batches(tokens, budget):
         entries: dict[int, Tensor] = {}
@@ -60,7 +62,8 @@ def gradients(
                 models.run(model, batch.ids)
             score = _score(model, batch, final[0], vocab, weights[batch.rows])
             found = torch.autograd.grad(score, [entries[layer] for layer in chosen])
-        now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+        columns = torch.arange(batch.ids.shape[1])
+        now = Running(columns, batch.prompt_lengths, batch.n_post, gates=batch.gates)
         inside = now.positions < batch.lengths[:, None]
         masks = torch.stack([selected(now, tokens_of) & inside for tokens_of in selections])
         summed = {

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import caches, models
+from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.native import native, try_native
-from rolelens.forward.selection import Running, Selection, running, selects
+from rolelens.forward.selection import Gated, Running, Selection, running, selects
 from rolelens.forward.tokens import TOKEN_BUDGET, Batch, Tokens, batches
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
@@ -94,15 +95,26 @@ def check_effect(model: HookedModel, hooks: Hooks, tokens: Tokens, *, unread: in
             "a list of (hook_name, function)."
         )
     check_rows(hooks, len(tokens))
-    functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
-    for chosen in {one for fn in functions for one in getattr(fn, "selections", None) or ()}:
+    for chosen in _chosen(model, hooks):
         lengths = [len(ids) - unread for ids in tokens.ids]
         if not selects(chosen, lengths, tokens.prompt_lengths, tokens.n_post):
-            named = chosen if isinstance(chosen, str) else list(chosen)
+            tokens_of = chosen.tokens if isinstance(chosen, Gated) else chosen
+            named = tokens_of if isinstance(tokens_of, str) else list(tokens_of)
             raise InputError(
                 f"tokens is {named!r}, which is none of the tokens that the model reads here, so "
                 "that nothing would be steered; use 'all' or 'prompt'."
             )
+
+
+def gated(model: HookedModel, hooks: Hooks, tokens: Tokens) -> Tokens:
+    """The tokens, with it decided which prompts meet the conditions of steering."""
+    return decided(model, tokens, _chosen(model, hooks))
+
+
+def _chosen(model: HookedModel, hooks: Hooks) -> set[Selection]:
+    """The selections of tokens that hooks, and those that are installed, say they edit."""
+    functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
+    return {one for fn in functions for one in getattr(fn, "selections", None) or ()}
 
 
 def _functions(hooks: Hooks) -> list[Any]:
@@ -157,6 +169,7 @@ def next_token_logits(
         budget: tokens of one batch.
     """
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     out = torch.empty(len(tokens), len(vocab))
     for batch in batches(tokens, budget):
         index = (batch.lengths - 1)[:, None]
@@ -173,6 +186,7 @@ def answer_logprobs(
     Answers to the same prompt share its keys and values, so a prompt runs once.
     """
     check_effect(model, hooks, tokens, unread=1)
+    tokens = gated(model, hooks, tokens)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in batches(tokens, budget, same_prompt_length=True):
         length = int(batch.prompt_lengths[0])
@@ -265,7 +279,8 @@ def steered(
 @contextmanager
 def told(batch: Batch, positions: Int[Tensor, "*row position"]) -> Iterator[None]:
     """Publish where the tokens of a forward pass stand, for hooks that select some."""
-    token = running.set(Running(positions, batch.prompt_lengths, batch.n_post, batch.source))
+    now = Running(positions, batch.prompt_lengths, batch.n_post, batch.source, batch.gates)
+    token = running.set(now)
     try:
         yield
     finally:

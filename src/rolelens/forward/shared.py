@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward.edits import Edit
+from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, HookedModel
 from rolelens.forward.passes import token_logprobs, unembed
 from rolelens.forward.resume import Pass, Past, resume
@@ -95,12 +96,17 @@ class Shared:
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         self.answers = [i[n:] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         self.answer_width = max(map(len, self.answers))
-        now = Running(
-            torch.arange(int(self.lengths.max()) + self.answer_width), self.lengths, tokens.n_post
+        columns = torch.arange(int(self.lengths.max()) + self.answer_width)
+        alone = Tokens(
+            tuple(self.prompts), tuple(map(len, self.prompts)), tokens.n_post, tokens.source
         )
+        gates = decided(model, alone, self.selections).gates
+        now = Running(columns, self.lengths, tokens.n_post, gates=gates)
         self.masks: Masks = {chosen: selected(now, chosen) for chosen in self.selections}
         first = first_selected(now, self.selections).clamp(max=self.lengths)
         self.prefix = common_prefix(self.prompts)
+        if gates:  # prompts that begin alike may be edited differently there
+            self.prefix = min(self.prefix, int(first.min()))
         self.edits_prefix = bool((first < self.prefix).any())
         self.start = torch.full_like(first, self.prefix) if self.edits_prefix else first
         self.beginning: Pass | None = None

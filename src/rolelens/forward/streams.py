@@ -12,11 +12,12 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import models
-from rolelens.forward.edits import SITES
 from rolelens.forward.models import Everywhere, Hook, HookedModel
+from rolelens.forward.operations import SITES
 from rolelens.forward.passes import (
     Hooks,
     check_effect,
+    gated,
     gather,
     keep_entry,
     steered,
@@ -67,6 +68,7 @@ def residual_stream(
     """
     check_positions(tokens, positions)
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     offsets = torch.tensor(positions)
     sharing = site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model)
     past = _shared_past(model, tokens, max(layers), int(offsets.min())) if sharing else None
@@ -116,6 +118,7 @@ def token_states(
         The row (index into ``tokens``) and what was read; rows come by their length.
     """
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     for batch in _whole_batches(tokens, budget):
         read = _read(model, batch, layers, lambda x: x, hooks, site)
         ends = zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)
@@ -155,6 +158,7 @@ def answer_states(
         if len(ids) == length:
             raise InputError(f"prompt {n} has no answer to read; pass an answer to each prompt.")
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     for batch in _whole_batches(tokens, budget):
         columns = torch.arange(batch.ids.shape[1])
         if pooled == "last":
