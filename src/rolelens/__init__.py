@@ -12,6 +12,7 @@ from rolelens.extraction import (
     role_vectors,
     system_vectors,
 )
+from rolelens.flagging import flag
 from rolelens.hooks import (
     Steering,
     ablate,
@@ -25,8 +26,10 @@ from rolelens.hooks import (
 )
 from rolelens.lens import Lens
 from rolelens.loading import load
+from rolelens.monitoring import drift, monitor
 from rolelens.patchscoping import Reading, patchscope
-from rolelens.prompts import RolePrompts, load_base, load_roles
+from rolelens.personas import persona_space, role_answers, trait_vectors
+from rolelens.prompts import RolePrompts, Trait, load_base, load_questions, load_roles, load_traits
 from rolelens.residuals import activations, project
 from rolelens.rollouts import roast, roll_out
 from rolelens.stats import projections, separation
@@ -63,6 +66,7 @@ __all__ = [
     "Sweep",
     "Task",
     "Text",
+    "Trait",
     "ablate",
     "activations",
     "add",
@@ -71,25 +75,32 @@ __all__ = [
     "compare",
     "concat",
     "contrast",
+    "drift",
     "evaluate",
     "evidence",
+    "flag",
     "half_vectors",
     "load",
     "load_base",
+    "load_questions",
     "load_roles",
     "load_study",
     "load_sweep",
     "load_task",
+    "load_traits",
     "mean",
     "mean_ablate",
+    "monitor",
     "null_vectors",
     "patchscope",
     "perplexity",
+    "persona_space",
     "plots",
     "project",
     "projections",
     "replace",
     "roast",
+    "role_answers",
     "role_vectors",
     "roll_out",
     "rotate",
@@ -100,4 +111,5 @@ __all__ = [
     "sweep",
     "system_vectors",
     "thresholds",
+    "trait_vectors",
 ]

@@ -1,7 +1,7 @@
-"""Watching a model: what prompts and answers project to, and alarms with known false-alarm rates."""
+"""What prompts and answers project to, and alarms with known false-alarm rates."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +241,55 @@ def monitor(
             row |= {f"{short}_low": low, f"{short}_high": high}
         rows.append(row | {"ordinary": len(tokens) // 2})
     return Monitor(lens, tuple(chosen), pd.DataFrame(rows))
+
+
+def drift(
+    lens: Lens,
+    conversation: Sequence[Mapping[str, str]],
+    directions: Direction | Directions | Sequence[Direction],
+    *,
+    hooks: Hooks = (),
+) -> pd.DataFrame:
+    """Project a conversation turn by turn, to see whether the assistant drifts (2601.10387).
+
+    Args:
+        lens: the model.
+        conversation: its messages; the last may be the user's.
+        directions: such as ``space.axis(layer)`` of a persona space, each read at its own layer.
+        hooks: steering on the way.
+
+    Returns:
+        A row a direction and turn of the assistant: ``name``, ``layer``, ``turn`` (from 1),
+        ``at_prompt``, the projection of the last token before the turn, ``answer_mean``, that of
+        the mean over the turn's tokens (NaN of a turn that is still to come), and ``tokens``, its
+        length. Units of the residual stream.
+
+    Raises:
+        InputError: no turn of the assistant or user, or as for ``lens.encode``.
+    """
+    chosen = checked_directions(lens, directions)
+    if isinstance(conversation, str) or not conversation:
+        raise InputError(f"conversation is {conversation!r}; pass a list of messages.")
+    ends = [n for n, message in enumerate(conversation, 1) if message.get("role") == "assistant"]
+    if conversation[-1].get("role") != "assistant":
+        ends.append(len(conversation))
+    turns = [list(conversation[:end]) for end in ends]
+    tokens = lens.encode(turns)
+    rows = []
+    for d, read in zip(chosen, _projections(lens, tokens, chosen, hooks), strict=True):
+        for turn, along in enumerate(read, 1):
+            answer = along[1:]
+            rows.append(
+                {
+                    "name": d.name,
+                    "layer": d.layer,
+                    "turn": turn,
+                    "at_prompt": along[0],
+                    "answer_mean": float(np.mean(answer)) if answer else np.nan,
+                    "tokens": len(answer),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 class _Reader:

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import rolelens as rl
+
+DATA = Path(__file__).parents[3] / "work" / "shared" / "data" / "persona_space"
+
+
+def test_a_trait_is_one_file(tmp_path) -> None:
+    trait = rl.Trait(
+        "polite",
+        ("Be polite.", "Say please."),
+        ("Be rude.", "Never thank."),
+        ("Who are you?",),
+        "Is {answer} to {question} polite?",
+    )
+    path = trait.save(tmp_path / "polite.json")
+    content = json.loads(path.read_text("utf-8"))
+    assert content["instruction"][1] == {"pos": "Say please.", "neg": "Never thank."}
+    assert rl.load_traits(path) == {"polite": trait}
+    role = rl.Trait("pirate", ("You are a pirate.",))
+    role.save(tmp_path / "pirate.json")
+    assert rl.load_traits(tmp_path) == {"pirate": role, "polite": trait}
+
+
+def test_files_that_hold_none_are_refused(tmp_path) -> None:
+    def file(content: object) -> Path:
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps(content), "utf-8")
+        return path
+
+    for content, sentence in (
+        ([], "expected a list under 'instruction'"),
+        ({"instruction": [{"neg": "x"}]}, "with 'pos' in each"),
+        ({"instruction": [{"pos": "a", "neg": "b"}, {"pos": "c"}]}, "give all or none"),
+        ({"instruction": []}, "has no system prompts"),
+        ({"instruction": [{"pos": "a"}], "eval_prompt": "{answer}"}, "has no {question}"),
+        ({"instruction": [{"pos": 3}]}, "holds 3; pass texts"),
+    ):
+        with pytest.raises((rl.InputError, TypeError), match=sentence):
+            rl.load_traits(file(content))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(rl.InputError, match="holds no JSON files"):
+        rl.load_traits(tmp_path / "empty")
+    lines = tmp_path / "q.jsonl"
+    lines.write_text('{"question": "Who?"}\n{"asked": "x"}\n', "utf-8")
+    with pytest.raises(rl.InputError, match="line 2 has no 'question'"):
+        rl.load_questions(lines)
