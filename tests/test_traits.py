@@ -5,7 +5,7 @@ import pytest
 
 import rolelens as rl
 
-DATA = Path(__file__).parents[3] / "work" / "shared" / "data" / "persona_space"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "persona_space"
 
 
 def test_a_trait_is_one_file(tmp_path) -> None:
@@ -48,3 +48,14 @@ def test_files_that_hold_none_are_refused(tmp_path) -> None:
     lines.write_text('{"question": "Who?"}\n{"asked": "x"}\n', "utf-8")
     with pytest.raises(rl.InputError, match="line 2 has no 'question'"):
         rl.load_questions(lines)
+
+
+def test_the_files_of_the_papers_are_read() -> None:
+    if not DATA.is_dir():
+        pytest.skip("roles and traits of the papers are not on this machine (../shared/data)")
+    roles, traits = (rl.load_traits(DATA / name) for name in ("roles", "traits"))
+    assert "default" in roles
+    assert len(roles) == 138
+    assert len(traits) == 60
+    assert all(len(trait.negative) == 5 for trait in traits.values())
+    assert len(rl.load_questions(DATA / "questions.jsonl")) == 240

@@ -29,10 +29,12 @@ from rolelens.loading import load
 from rolelens.monitoring import drift, monitor
 from rolelens.patchscoping import Reading, patchscope
 from rolelens.personas import persona_space, role_answers, trait_vectors
+from rolelens.predictors import steerability
 from rolelens.prompts import RolePrompts, Trait, load_base, load_questions, load_roles, load_traits
 from rolelens.residuals import activations, project
 from rolelens.rollouts import roast, roll_out
 from rolelens.stats import projections, separation
+from rolelens.suggesting import Suggestion, suggest
 from rolelens.sweeps import Search, Sweep, load_sweep, search, sweep
 from rolelens.tasks import (
     Answers,
@@ -63,6 +65,7 @@ __all__ = [
     "Search",
     "Steering",
     "Study",
+    "Suggestion",
     "Sweep",
     "Task",
     "Text",
@@ -107,7 +110,9 @@ __all__ = [
     "search",
     "separation",
     "stats",
+    "steerability",
     "study",
+    "suggest",
     "sweep",
     "system_vectors",
     "thresholds",
