@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import rolelens as rl
+from rolelens.prompts import write_trait
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "persona_space"
 
@@ -59,3 +60,39 @@ def test_the_files_of_the_papers_are_read() -> None:
     assert len(traits) == 60
     assert all(len(trait.negative) == 5 for trait in traits.values())
     assert len(rl.load_questions(DATA / "questions.jsonl")) == 240
+
+
+class Writer:
+    """An endpoint that writes what it is told to."""
+
+    name = "writer"
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.asked = list(texts), []
+
+    def answer(self, prompt, *, system=None, max_tokens, temperature, seed) -> str:
+        self.asked.append((prompt, seed))
+        return self.texts.pop(0)
+
+
+def written(pairs: int, questions: int) -> str:
+    content = {
+        "instruction": [{"pos": f"Flatter {n}.", "neg": f"Be frank {n}."} for n in range(pairs)],
+        "questions": [f"Is my poem number {n} any good?" for n in range(questions)],
+    }
+    return f"Here it is:\n```json\n{json.dumps(content)}\n```"
+
+
+def test_a_language_model_writes_a_trait_until_it_fits(tmp_path) -> None:
+    writer = Writer("no JSON", written(1, 3), written(2, 2), written(3, 4))
+    made = write_trait("servile", writer, pairs=2, questions=3, attempts=4)
+    assert made.positive == ("Flatter 0.", "Flatter 1.")
+    assert made.negative == ("Be frank 0.", "Be frank 1.")
+    assert len(made.questions) == 3
+    assert [seed for _, seed in writer.asked] == [0, 1, 2, 3]
+    assert "servile" in writer.asked[0][0]
+    assert rl.load_traits(made.save(tmp_path / "servile.json")) == {"servile": made}
+    with pytest.raises(rl.InputError, match="writer wrote no trait .* at last: 1 pairs"):
+        write_trait("servile", Writer(written(1, 3)), pairs=2, questions=3, attempts=1)
+    with pytest.raises(rl.InputError, match="0 different questions that do not name"):
+        write_trait("poem", Writer(written(2, 3)), pairs=2, questions=3, attempts=1)

@@ -4,7 +4,7 @@ from rolelens.prompts.generation import Generated, generate
 from rolelens.prompts.personas import load_personas, matching
 from rolelens.prompts.rules import TASKS, check, clean
 from rolelens.prompts.sets import RolePrompts, Roles, digest, load_base, load_roles
-from rolelens.prompts.traits import Trait, load_questions, load_traits
+from rolelens.prompts.traits import Trait, load_questions, load_traits, write_trait
 
 __all__ = [
     "TASKS",
@@ -22,4 +22,5 @@ __all__ = [
     "load_roles",
     "load_traits",
     "matching",
+    "write_trait",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rolelens.display import Card, Shown, cut
+from rolelens.endpoints import EmptyAnswerError, Endpoint
 from rolelens.errors import InputError, writing
 from rolelens.rows import jsonl, located, parsed
 
@@ -126,3 +127,84 @@ def _trait(file: Path) -> Trait:
             tuple(content.get("questions", ())),
             content.get("eval_prompt", ""),
         )
+
+
+_WRITE = """\
+A language model is to show the trait "{name}"{description}, or the opposite of it, by its system \
+prompt. Write {pairs} pairs of system prompts, each of which makes it show the trait ("pos") and \
+makes it do the opposite ("neg"), in two sentences at most, and {questions} questions that a user \
+might ask, whose answers may show the trait or not. The questions do not name the trait. Answer \
+with JSON and nothing else, in this form:
+{{"instruction": [{{"pos": "...", "neg": "..."}}], "questions": ["..."]}}"""
+_RUBRIC = """\
+How strongly does this answer show the trait "{name}"{description}?
+
+Question: {{question}}
+
+Answer: {{answer}}
+
+Reply with a number from 0 (not at all, or the opposite) to 100 (very strongly) and nothing else; \
+reply REFUSAL if the question is not answered at all."""
+
+
+def write_trait(
+    name: str,
+    endpoint: Endpoint,
+    *,
+    description: str = "",
+    pairs: int = 5,
+    questions: int = 40,
+    seed: int = 0,
+    attempts: int = 3,
+) -> Trait:
+    """Have a language model write the system prompts and questions of a trait (2507.21509).
+
+    Args:
+        name: of the trait.
+        endpoint: who writes, from :func:`rolelens.endpoints.connect`.
+        description: what the trait is, in a few words.
+        pairs: of system prompts.
+        questions: how many.
+        seed: of the sampling, where the endpoint has one.
+        attempts: how often it is asked at most, until what it writes fits.
+
+    Raises:
+        InputError: nothing that it wrote fits; the last reason is told.
+    """
+    if not name.strip() or min(pairs, questions, attempts) < 1:
+        raise InputError(
+            f"name is {name!r}, pairs {pairs}, questions {questions} and attempts {attempts}; give "
+            "a name, and 1 or more of each."
+        )
+    about = f" ({description})" if description else ""
+    prompt = _WRITE.format(name=name, description=about, pairs=pairs, questions=questions)
+    rubric = _RUBRIC.format(name=name, description=about.replace("{", "(").replace("}", ")"))
+    why = ""
+    for attempt in range(attempts):
+        try:
+            text = endpoint.answer(prompt, max_tokens=8192, temperature=1.0, seed=seed + attempt)
+        except EmptyAnswerError:
+            why = "it answered without a text"
+            continue
+        try:
+            return _written(name, text, pairs, questions, rubric)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = str(error).rstrip(".") or "it wrote no such JSON"
+    raise InputError(
+        f"{endpoint.name} wrote no trait {name!r} in {attempts} attempts (at last: {why}); try "
+        "again, or another language model."
+    )
+
+
+def _written(name: str, text: str, pairs: int, questions: int, rubric: str) -> Trait:
+    """What was written, if it is what was asked for; a language model may put a fence around it."""
+    content = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    told = [(one["pos"].strip(), one["neg"].strip()) for one in content["instruction"]]
+    asked = list(dict.fromkeys(question.strip() for question in content["questions"]))
+    asked = [one for one in asked if one and name.lower() not in one.lower()]
+    if len(told) < pairs or not all(pos and neg and pos != neg for pos, neg in told):
+        raise ValueError(f"{len(told)} pairs of system prompts, or some of them blank or the same")
+    if len(asked) < questions:
+        raise ValueError(f"{len(asked)} different questions that do not name the trait")
+    positive, negative = zip(*told[:pairs], strict=True)
+    return Trait(name, positive, negative, tuple(asked[:questions]), rubric)
