@@ -71,14 +71,14 @@ def operations(lens: rl.Lens) -> list[rl.Steering]:
     """Every kind of step, in layers of both devices, and one for some prompts only."""
     v = vectors(lens)
     d, e = v.at(2, -1), v.at(2, -2)
-    low, high = rl.thresholds(lens, tiny.OTHERS, d, [20, 80]).iloc[0][[20, 80]].tolist()
+    low, high = rl.thresholds(lens, tiny.OTHERS, d, [20.0, 80.0]).iloc[0][[20.0, 80.0]].tolist()
     return [
         rl.add(d, 2.0, rescale=True, layers=[1, 2]),
         rl.clamp(d, low, high, layers=[1, 3]),
         rl.clamp(d, high=low, tokens="last"),
         rl.mean_ablate(d, lens, tiny.OTHERS),
-        rl.rotate(d, e, 40, layers=[1, 2]),
-        rl.rotate(d, e, 90, absolute=True, adaptive=True),
+        rl.rotate(d, e, 40.0, layers=[1, 2]),
+        rl.rotate(d, e, 90.0, absolute=True, adaptive=True),
         rl.add(v.at(1, -1), 3.0).when(v.at(3, -1), above=gate(lens)),
     ]
 

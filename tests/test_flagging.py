@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 
 import oracles
+import planted
 import rolelens as rl
 import tiny
 from conftest import Variant
@@ -44,26 +46,29 @@ def test_a_shift_is_the_projection_minus_that_of_the_own_answer(
     assert flags.table["shift"].is_monotonic_decreasing
 
 
-def test_planted_rows_are_told_from_the_others(llama: rl.Lens, tmp_path) -> None:
-    """Rows whose answers are those that the direction was made of come first."""
-    words = [row["answer"] for row in ROWS]
-    marked = [f"{text} ~~~~" for text in words]
-    prompts = [row["prompt"] for row in ROWS]
+def test_planted_rows_are_told_from_the_others(tmp_path) -> None:
+    """On a model in which ``#`` is a concept, rows whose answers hold it come first."""
+    lens = rl.Lens(
+        TransformerBridge.boot_transformers(
+            "planted", hf_model=planted.concept(), tokenizer=tiny.tokenizer(), device="cpu"
+        )
+    )
+    asked = planted.prompts(None, 48)
+    marked, plain = planted.prompts("math", 48, seed=2), planted.prompts(None, 48, seed=3)
     means = [
-        rl.activations(llama, prompts, layers=[2], positions="mean", answers=answers)[:, 0]
-        for answers in (marked, words)
+        rl.activations(lens, asked[:16], layers=[2], positions="mean", answers=answers[:16])[:, 0]
+        for answers in (marked, plain)
     ]
-    d = rl.Direction(means[0].mean(dim=0) - means[1].mean(dim=0), 2, source=llama.source)
-    others = [{"prompt": p, "answer": f"Sing {n} songs."} for n, p in enumerate(tiny.PROMPTS * 2)]
-    planted = [{"prompt": p, "answer": f"Name {n} birds. ~~~~"} for n, p in enumerate(prompts)]
-    rows = [*others, *planted]
+    d = rl.Direction(means[0].mean(dim=0) - means[1].mean(dim=0), 2, source=lens.source)
+    answers = [*plain[16:36], *marked[36:]]
+    rows = [{"prompt": p, "answer": a} for p, a in zip(asked[16:], answers, strict=True)]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    flags = rl.flag(llama, file, d, max_new_tokens=4)
-    found = flags.separates(range(len(others), len(rows)))
-    assert found.auroc[0] > 0.8
+    flags = rl.flag(lens, file, d, max_new_tokens=4)
+    found = flags.separates(range(20, 32))
+    assert found.auroc[0] > 0.9
     assert found.low[0] <= found.auroc[0] <= found.high[0]
-    inside = flags.table["row"] >= len(others)
+    inside = flags.table["row"] >= 20
     pairs = np.subtract.outer(
         flags.table["shift"][inside].to_numpy(), flags.table["shift"][~inside].to_numpy()
     )

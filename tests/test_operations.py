@@ -57,13 +57,13 @@ def kinds(lens: rl.Lens) -> dict[str, Kept]:
             rl.Steering([Step("fix", d, m, (LAYER,))]),
             lambda x: x - (x @ v / v.norm() - m) * v / v.norm(),
         ),
-        "rotate": (rl.rotate(d, e, 40), oracles.turned(v, w, 40, **turn)),
+        "rotate": (rl.rotate(d, e, 40.0), oracles.turned(v, w, 40, **turn)),
         "turn to": (
-            rl.rotate(d, e, 120, absolute=True),
+            rl.rotate(d, e, 120.0, absolute=True),
             oracles.turned(v, w, 120, absolute=True, adaptive=False),
         ),
         "adaptive": (
-            rl.rotate(d, e, 90, adaptive=True),
+            rl.rotate(d, e, 90.0, adaptive=True),
             oracles.turned(v, w, 90, absolute=False, adaptive=True),
         ),
     }
@@ -142,7 +142,7 @@ def test_a_cap_bounds_the_projection_at_every_steered_token(lens: rl.Lens) -> No
     after = rl.project(lens, PROMPTS, d, hooks=rl.clamp(d, high=m))["projection"]
     assert after.max() <= m + 1e-5
     assert (before > m + 1e-3).any()
-    below = before <= m
+    below = before <= m - 1e-4
     assert (after[below] == before[below]).all()  # bit for bit
     last = rl.project(lens, PROMPTS, d, hooks=rl.clamp(d, high=m, tokens="last"))
     lasts = last.groupby("prompt").tail(1)["projection"]
@@ -156,9 +156,9 @@ def test_norms_are_kept(llama: rl.Lens) -> None:
     before = rl.activations(llama, PROMPTS, layers=[LAYER])
     for steering in (
         rl.add(d, -3.0, rescale=True),
-        rl.rotate(d, e, 77),
-        rl.rotate(d, e, 200, absolute=True),
-        rl.rotate(d, e, 30, adaptive=True),
+        rl.rotate(d, e, 77.0),
+        rl.rotate(d, e, 200.0, absolute=True),
+        rl.rotate(d, e, 30.0, adaptive=True),
     ):
         after = rl.activations(llama, PROMPTS, layers=[LAYER], hooks=steering)
         assert not torch.allclose(after, before, atol=1e-2)
@@ -222,7 +222,7 @@ def test_mean_ablation_puts_every_token_at_the_mean(lens: rl.Lens, variant: Vari
 
 def test_thresholds_are_percentiles_of_the_tokens_that_are_meant(lens: rl.Lens) -> None:
     d, e = plane(lens)
-    table = rl.thresholds(lens, PROMPTS, [d, dataclasses.replace(e, layer=1)], (0, 50, 90, 100))
+    table = rl.thresholds(lens, PROMPTS, [d, dataclasses.replace(e, layer=1)], (0.0, 50.0, 90.0, 100.0))
     for row, direction in zip(table.to_dict("records"), (d, e), strict=True):
         at_layer = dataclasses.replace(direction, layer=row["layer"])
         values = rl.project(lens, PROMPTS, at_layer)["projection"].to_numpy()
@@ -231,7 +231,7 @@ def test_thresholds_are_percentiles_of_the_tokens_that_are_meant(lens: rl.Lens) 
         np.testing.assert_allclose([row[p] for p in (0, 50, 90, 100)], expected, rtol=1e-4)
         assert row["mean"] == pytest.approx(values.mean(), rel=1e-4)
     lasts = rl.project(lens, PROMPTS, d).groupby("prompt").tail(1)["projection"]
-    table = rl.thresholds(lens, PROMPTS, d, [100], tokens="last")
+    table = rl.thresholds(lens, PROMPTS, d, [100.0], tokens="last")
     assert table[100][0] == pytest.approx(lasts.max(), rel=1e-5)
     with pytest.raises(rl.InputError, match="none of the tokens of these prompts"):
         rl.thresholds(lens, PROMPTS, d, tokens="generated")
@@ -241,13 +241,11 @@ def test_a_cap_from_the_greatest_projection_leaves_ordinary_prompts_bit_identica
     lens: rl.Lens,
 ) -> None:
     d, _ = plane(lens)
-    highest = rl.thresholds(lens, PROMPTS, d, [100])[100][0]
+    highest = rl.thresholds(lens, PROMPTS, d, [100.0])[100][0]
     cap = rl.clamp(d, high=float(np.nextafter(np.float32(highest), np.float32(np.inf))) + 1e-4)
-    scores = [rl.evaluate(lens, QUESTIONS, hooks).logprobs for hooks in ([], cap)]
-    assert scores[0].shape == scores[1].shape
     before, after = (
         rl.activations(lens, PROMPTS, layers=[lens.n_layers - 1], hooks=hooks)
-        for hooks in (rl.add(d, 0.0, layers=[LAYER]), cap)
+        for hooks in ([(f"blocks.{LAYER}.hook_resid_pre", lambda x, hook: x)], cap)
     )
     assert torch.equal(before, after)
 
@@ -274,7 +272,7 @@ def test_steerings_of_every_kind_are_values(llama: rl.Lens, tmp_path: Any) -> No
         "floor (a of layer 2, position -1) at 0.5 in layer 2, tokens all; "
         "cap (a of layer 2, position -1) at 1.5 in layer 2, tokens all"
     )
-    assert str(rl.rotate(d, e, 30, adaptive=True)) == (
+    assert str(rl.rotate(d, e, 30.0, adaptive=True)) == (
         "turn (a of layer 2, position -1) towards (b of layer 2, position -1) by 30 degrees, where "
         "it is above zero in layer 2, tokens all"
     )
@@ -297,7 +295,7 @@ def test_a_grid_sweeps_a_cap_like_any_strength(llama: rl.Lens) -> None:
 
 def test_a_store_keeps_planes_and_conditions(llama: rl.Lens, tmp_path: Any) -> None:
     d, e = plane(llama)
-    steerings = [rl.rotate(d, e, 45), rl.add(d, 3.0).when(e, above=0.1), rl.clamp(d, high=0.0)]
+    steerings = [rl.rotate(d, e, 45.0), rl.add(d, 3.0).when(e, above=0.1), rl.clamp(d, high=0.0)]
     swept = rl.sweep(llama, steerings, QUESTIONS, store=tmp_path / "s.db")
     loaded = rl.load_sweep(tmp_path / "s.db")
     assert [cell.steering for cell in loaded.cells] == steerings
@@ -343,10 +341,10 @@ def passing(lens: rl.Lens, prompts: Sequence[str]) -> tuple[rl.Direction, float,
     along = []
     for prompt in prompts:
         ids = oracles.chat_ids(tiny.tokenizer(), prompt)
-        along.append(float(oracles.hidden(model, ids)[1, -1] @ unit))
+        along.append(float(oracles.hidden(model, ids)[LAYER, -1] @ unit))
     ordered = sorted(set(along))
     bound = (ordered[0] + ordered[1]) / 2
-    return dataclasses.replace(e, layer=1), bound, [value > bound for value in along]
+    return e, bound, [value > bound for value in along]
 
 
 def test_a_gate_is_of_each_row_and_stays_under_the_cache(lens: rl.Lens, variant: Variant) -> None:
@@ -388,20 +386,18 @@ def test_gates_in_sweeps_are_those_of_plain_hooks(
 ) -> None:
     d, _ = plane(lens)
     model = tiny.reference(variant.architecture)
-    texts = [lens.tokenizer.decode([i]) for i in (40, 60, 80)]
-    task = rl.load_task(
-        [rl.Question(str(n), f"{tiny.PROMPTS[n]}", tuple(texts), 0) for n in range(4)]
-    )
+    options = ("red", "a blue stone", "nobody")
+    task = rl.load_task([rl.Question(str(n), tiny.PROMPTS[n], options, 0) for n in range(4)])
     _, e = plane(lens)
-    unit, at_layer = e.vector / e.vector.norm(), dataclasses.replace(e, layer=1)
+    unit = e.vector / e.vector.norm()
     prepared = rl.sweep(lens, [rl.add(d)], task, method="cloze").prepared.tokens
     starts = [ids[:n] for ids, n in zip(prepared.ids, prepared.prompt_lengths, strict=True)]
-    along = [float(oracles.hidden(model, ids)[1, -1] @ unit) for ids in starts]
+    along = [float(oracles.hidden(model, ids)[LAYER, -1] @ unit) for ids in starts]
     bound = float(np.median(np.unique(along)))
     steerings = [
-        rl.add(d, 3.0, tokens=tokens).when(at_layer, above=bound),
-        rl.add(d, 3.0, tokens=tokens).when(at_layer, below=bound)
-        + rl.clamp(d, high=0.0).when(at_layer, above=bound),
+        rl.add(d, 3.0, tokens=tokens).when(e, above=bound),
+        rl.add(d, 3.0, tokens=tokens).when(e, below=bound)
+        + rl.clamp(d, high=0.0).when(e, above=bound),
         rl.add(d, 3.0, tokens=tokens),
     ]
     swept = rl.sweep(lens, steerings, task, method="cloze")
@@ -452,7 +448,7 @@ def test_a_planted_drift_is_undone_and_ordinary_prompts_are_left_alone() -> None
     ordinary = planted.prompts(None, 24)
     drifting = planted.prompts("math", 12, seed=1)
     d = rl.contrast(lens, planted.prompts("math", 24), ordinary).at(2)
-    highest = float(rl.thresholds(lens, ordinary, d, [100])[100][0])
+    highest = float(rl.thresholds(lens, ordinary, d, [100.0])[100][0])
     cap = rl.clamp(d, high=highest + 1e-4)
     before, after = (
         rl.project(lens, drifting, dataclasses.replace(d, layer=3), hooks=hooks)

@@ -11,10 +11,10 @@ NEGATIVE = [f"How many are {n} paper boats?" for n in range(6)]
 
 
 def test_predictors_are_those_of_a_loop(lens: rl.Lens, variant: Variant) -> None:
-    table = rl.steerability(lens, POSITIVE, NEGATIVE, layers=[2], positions=[-1])
+    table = rl.steerability(lens, POSITIVE, NEGATIVE, layers=[3], positions=[-1])
     model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
     p, n = (
-        np.stack([oracles.hidden(model, oracles.chat_ids(tokenizer, x))[2, -1] for x in side])
+        np.stack([oracles.hidden(model, oracles.chat_ids(tokenizer, x))[3, -1] for x in side])
         for side in (POSITIVE, NEGATIVE)
     )
     cosines = []
@@ -53,8 +53,9 @@ def test_a_correlation_has_an_interval_and_a_p() -> None:
     assert found.p < 0.01
     pure = [rl.stats.correlation(x, rng.normal(size=40), resamples=500).p for _ in range(30)]
     assert 0.25 < np.mean(pure) < 0.75
-    for bad in ([1, 2, 3], [1, 2, 3, 4, 5]):
+    few, more = [1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]
+    for bad in (few, more):
         with pytest.raises(rl.InputError, match="pass at least four pairs"):
-            rl.stats.correlation(bad, [1, 2, 3])
+            rl.stats.correlation(bad, few)
     with pytest.raises(rl.InputError, match="the same everywhere"):
-        rl.stats.correlation([1, 1, 1, 1], [1, 2, 3, 4])
+        rl.stats.correlation([1.0] * 4, more)

@@ -37,6 +37,10 @@ def mean_over_answer(variant: Variant, system: str, question: str, answer: str) 
 
 
 def test_a_trait_is_the_difference_of_answers(lens: rl.Lens, variant: Variant) -> None:
+    if variant.architecture == "Gemma3":  # which ends at once, as its weights are drawn
+        with pytest.raises(rl.InputError, match="no answer is kept"):
+            rl.trait_vectors(lens, TRAIT, max_new_tokens=5)
+        return
     made = rl.trait_vectors(lens, TRAIT, max_new_tokens=5)
     table = made.answers
     assert len(table) == 8
@@ -52,7 +56,7 @@ def test_a_trait_is_the_difference_of_answers(lens: rl.Lens, variant: Variant) -
         sides[side] = torch.stack(states).mean(dim=0)
     expected = sides["positive"] - sides["negative"]
     found = made.vectors.directions[0, :, 0].double()
-    assert oracles.relative(found, expected) < 1e-4
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert made.vectors.kind == "trait"
     assert made.vectors.positions == (None,)
 
@@ -95,7 +99,7 @@ def test_a_rubric_is_asked_and_its_number_read() -> None:
     assert math.isnan(found[2])
     assert math.isnan(found[3])
     assert endpoint.asked[1] == "Q q A {question}, loud?"
-    assert RubricJudge(Said("3"), highest=3).score([trait], ["q"], ["a"]) == [100.0]
+    assert RubricJudge(Said("3"), highest=3.0).score([trait], ["q"], ["a"]) == [100.0]
     with pytest.raises(rl.InputError, match="has no rubric"):
         RubricJudge(Said("3")).score([TRAIT], ["q"], ["a"])
 
@@ -111,6 +115,8 @@ def test_the_model_judges_by_yes_and_no(lens: rl.Lens, variant: Variant) -> None
 
 
 def test_roles_are_answers_minus_those_of_the_default(lens: rl.Lens, variant: Variant) -> None:
+    if variant.architecture == "Gemma3":
+        pytest.skip("its answers are empty, as its weights are drawn")
     made = rl.role_answers(lens, ROLES, QUESTIONS, max_new_tokens=4)
     table = made.answers
     means = {}
@@ -123,7 +129,8 @@ def test_roles_are_answers_minus_those_of_the_default(lens: rl.Lens, variant: Va
         means[name] = torch.stack(states).mean(dim=0)
     for n, name in enumerate(ROLES):
         expected = means[name] - means["default"]
-        assert oracles.relative(made.vectors.directions[n, :, 0].double(), expected) < 1e-3
+        found = made.vectors.directions[n, :, 0].double()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_answers_are_kept_and_gone_on_with(llama: rl.Lens, tmp_path: Path) -> None:

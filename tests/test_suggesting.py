@@ -8,6 +8,8 @@ import oracles
 import planted
 import rolelens as rl
 import tiny
+from rolelens.suggesting import PROMPTS, WRITTEN, _chosen
+from rolelens.sweeps import cell_of_steering
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,6 @@ def test_coherence_is_how_well_own_answers_are_still_predicted(lens: rl.Lens) ->
     row = found.table.iloc[-1]
     model, tokenizer = planted.model(), tiny.tokenizer()
     d = vectors(lens)[planted.PLANTED].at(int(row["layer"]), int(row["position"]))
-    from rolelens.suggesting import PROMPTS, WRITTEN
-
     prompts = list(rl.load_base())[:PROMPTS]
     before, after = [], []
     for prompt, text in zip(prompts, lens.generate(prompts, max_new_tokens=WRITTEN), strict=True):
@@ -75,9 +75,19 @@ def test_coherence_is_how_well_own_answers_are_still_predicted(lens: rl.Lens) ->
 
 
 def test_nothing_is_suggested_where_nothing_helps(lens: rl.Lens) -> None:
-    found = rl.suggest(lens, vectors(lens), task(), items=8, coherence=1.0000001)
-    assert found.steering.is_zero
-    assert found.reason.startswith("nothing is suggested")
+    """A direction of a domain whose answers stand nowhere in the prompt."""
+    hidden = [row for row in planted.questions(30) if row["domain"] == "law"]
+    unsaid = [rl.Question(**row) for row in hidden if "(0)" in row["text"]]
+    found = rl.suggest(lens, vectors(lens, "art"), unsaid, items=8)
+    helped = found.table[found.table["coherent"] & (found.table["gain"] > 0)]
+    assert found.steering.is_zero == helped.empty
+    if helped.empty:
+        assert found.reason.startswith("nothing is suggested")
+    table = found.table.assign(coherent=False)
+    cells = [cell_of_steering(rl.Steering())] * len(table)
+    none = _chosen(table, found.screened, cells, "margin", 8, 1.5)
+    assert none.steering.is_zero
+    assert none.reason.startswith("nothing is suggested: of")
 
 
 def test_what_cannot_be_suggested_is_refused(lens: rl.Lens, unchecked: object) -> None:

@@ -42,7 +42,7 @@ class Watched(Shown):
 
     def card(self) -> Card:
         """How many prompts, and how many alarms."""
-        alarms = self.table[["prompt_alarm", "answer_alarm"]].fillna(value=False).any(axis=1)
+        alarms = self.table[["prompt_alarm", "answer_alarm"]].any(axis=1)
         facts = {
             "prompts": str(len(self.answers)),
             "prompts with an alarm": str(self.table["prompt"][alarms].nunique()),
@@ -268,7 +268,7 @@ def drift(
         InputError: no turn of the assistant or user, or as for ``lens.encode``.
     """
     chosen = checked_directions(lens, directions)
-    if isinstance(conversation, str) or not conversation:
+    if not conversation or not isinstance(conversation[0], Mapping):
         raise InputError(f"conversation is {conversation!r}; pass a list of messages.")
     ends = [n for n, message in enumerate(conversation, 1) if message.get("role") == "assistant"]
     if conversation[-1].get("role") != "assistant":

@@ -208,7 +208,7 @@ def _chosen(
             "times)."
         )
         return Suggestion(Steering(), reason, table, screened)
-    row = int(good["gain"].idxmax())
+    row = int(good.index[good["gain"].argmax()])
     chosen = table.loc[row]
     where = f"layer {int(chosen['layer'])}"
     if chosen["position"] is not None and not pd.isna(chosen["position"]):

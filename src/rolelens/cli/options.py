@@ -14,7 +14,7 @@ import typer
 
 from rolelens import forward, loading
 from rolelens.errors import InputError, writing
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.lens import Lens
 from rolelens.progress import quiet
 from rolelens.tasks import AnyTask, Options, load_task
@@ -166,7 +166,7 @@ def task_options(max_new_tokens: int | None) -> Options:
     return {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
 
 
-def checked_tokens(tokens: str) -> Selection:
+def checked_tokens(tokens: str) -> Named:
     """A selection of tokens."""
     return forward.checked_selection(tokens)  # type: ignore[arg-type]
 

@@ -63,7 +63,8 @@ def added_rescaled(x: Stream, deltas: Vectors, others: Vectors, numbers: Numbers
     wide = _wide(x)
     new = wide + deltas.to(wide)[:, None]
     norms = new.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(new.dtype).tiny)
-    return (new * (wide.norm(dim=-1, keepdim=True) / norms)).to(x.dtype)
+    kept: Tensor = new * (wide.norm(dim=-1, keepdim=True) / norms)
+    return kept.to(x.dtype)
 
 
 def ablated(x: Stream, units: Vectors, others: Vectors, numbers: Numbers) -> Stream:

@@ -113,10 +113,9 @@ class Steering(Sequence[Hook], Shown):
         """
         for direction in self.directions:
             check_sources(direction.source, source)
-            if direction.layer not in range(n_layers):
-                raise unknown("layer", direction.layer, range(n_layers))
         for step in self.steps:
-            for layer in step.layers:
+            read = (step.condition.direction.layer,) if step.condition else ()
+            for layer in (*step.layers, *read):
                 if layer not in range(n_layers):
                     raise unknown("layer", layer, range(n_layers))
 

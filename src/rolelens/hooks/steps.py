@@ -173,7 +173,8 @@ class Step:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> "Step":
         """What :meth:`to_dict` told, with the vectors of its directions by their hashes."""
-        tokens: Any = content["tokens"]
+        told: Any = content["tokens"]
+        tokens: Named = told if isinstance(told, str) else tuple(told)  # type: ignore[assignment]
         gate = content.get("condition")
         condition = gate and Condition(
             _direction(gate["direction"], vectors), gate["above"], gate["below"]
@@ -183,7 +184,7 @@ class Step:
             _direction(content["direction"], vectors),
             content["alpha"],
             tuple(content["layers"]),
-            tokens if isinstance(tokens, str) else tuple(tokens),
+            tokens,
             content["unit"],
             _direction(content["other"], vectors) if "other" in content else None,
             content.get("adaptive", False),

@@ -65,9 +65,8 @@ class PersonaSpace(Shown):
         for layer in layers if layers is not None else self.vectors.layers:
             whole, *halves = (torch.cat([torch.zeros_like(x[:1]), x]) for x in self._all(layer))
             axes = _stand_in_axes(whole)
-            split = torch.nn.functional.cosine_similarity(
-                *(_stand_in_axes(half) for half in halves), dim=-1
-            )
+            one, other = (_stand_in_axes(half) for half in halves)
+            split = torch.nn.functional.cosine_similarity(one, other, dim=-1)
             others = [torch.cat([whole[:n], whole[n + 1 :]]) for n in range(len(whole))]
             along = torch.stack(
                 [_first_cosine(x, axis) for x, axis in zip(others, axes, strict=True)]

@@ -166,12 +166,11 @@ def correlation(x: Values, y: Values, *, resamples: int = RESAMPLES, seed: int =
         raise InputError("a measure that is the same everywhere does not correlate; drop it.")
     rng = np.random.default_rng(seed)
 
-    def rho(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def rho(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Any:
         ranks = [scipy_stats.rankdata(v, axis=-1) for v in (a, b)]
         u, v = (r - r.mean(axis=-1, keepdims=True) for r in ranks)
         size = np.sqrt((u**2).sum(axis=-1) * (v**2).sum(axis=-1))
-        found: npt.NDArray[np.float64] = (u * v).sum(axis=-1) / np.where(size > 0, size, np.nan)
-        return found
+        return (u * v).sum(axis=-1) / np.where(size > 0, size, np.nan)
 
     value = float(rho(one, other))
     index = rng.integers(len(one), size=(resamples, len(one)))

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 from rolelens.errors import InputError, listed, unique, unknown
-from rolelens.forward import Selection, checked_selection
+from rolelens.forward import Named, checked_selection
 from rolelens.hooks import Steering, Step
-from rolelens.hooks.making import finite
+from rolelens.hooks.making import checked_direction, finite
 from rolelens.lens import Lens
 from rolelens.vectors import Directions
 from rolelens.vectors.direction import RESID_PRE
@@ -134,7 +134,7 @@ def grid_of(
     layers: Sequence[int] | None = None,
     positions: Sequence[Position] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     change: Change | None = None,
 ) -> Grid:
     """The cells that are meant.
@@ -177,12 +177,13 @@ def cell_of(
     position: Position,
     alpha: float,
     *,
-    tokens: Selection,
+    tokens: Named,
     change: Change,
     n_layers: int,
 ) -> Cell:
     """One cell of a grid."""
     direction = vectors.direction(name, layer, position)
+    checked_direction(direction, "swept")
     layers = tuple(range(n_layers)) if change == "ablate" else (layer,)
     steering = Steering([Step(change, direction, finite(alpha), layers, tokens)])
     return Cell(steering, name, layer, position, alpha)
@@ -205,7 +206,7 @@ def _product(
     lens: Lens,
     vectors: Directions,
     chosen: Mapping[str, Sequence[Any] | None],
-    tokens: Selection,
+    tokens: Named,
     change: Change,
 ) -> Grid:
     if change not in get_args(Change):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from rolelens import tasks
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
@@ -23,7 +23,7 @@ def sweep(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     method: str | None = None,
     change: Change | None = None,
     store: str | Path | None = None,
