@@ -222,7 +222,8 @@ def test_mean_ablation_puts_every_token_at_the_mean(lens: rl.Lens, variant: Vari
 
 def test_thresholds_are_percentiles_of_the_tokens_that_are_meant(lens: rl.Lens) -> None:
     d, e = plane(lens)
-    table = rl.thresholds(lens, PROMPTS, [d, dataclasses.replace(e, layer=1)], (0.0, 50.0, 90.0, 100.0))
+    both = [d, dataclasses.replace(e, layer=1)]
+    table = rl.thresholds(lens, PROMPTS, both, (0.0, 50.0, 90.0, 100.0))
     for row, direction in zip(table.to_dict("records"), (d, e), strict=True):
         at_layer = dataclasses.replace(direction, layer=row["layer"])
         values = rl.project(lens, PROMPTS, at_layer)["projection"].to_numpy()
@@ -285,7 +286,7 @@ def test_a_grid_sweeps_a_cap_like_any_strength(llama: rl.Lens) -> None:
     swept = rl.sweep(llama, vectors, QUESTIONS, **grid)
     d = vectors["a"].at(LAYER)
     for bound in bounds:
-        cell = swept.cell(name="a", layer=LAYER, position=-1, alpha=bound)
+        (cell,) = [cell for cell in swept.cells if cell.alpha == bound]
         assert cell.steering == rl.clamp(d, high=bound)
         expected = rl.evaluate(llama, QUESTIONS, cell.steering).logprobs
         torch.testing.assert_close(swept.logprobs(cell.steering), expected, atol=1e-4, rtol=1e-4)

@@ -195,28 +195,29 @@ def _chosen(
     screened: pd.DataFrame,
     tried: Sequence[Cell],
     by: str,
-    n: int,
+    n_items: int,
     coherence: float,
 ) -> Suggestion:
     """The best coherent cell, and why it is."""
-    good = table[table["coherent"] & (table["gain"] > 0)]
-    if good.empty:
-        best = table["gain"].max()
+    rows = table.to_dict("records")
+    good = [n for n, row in enumerate(rows) if row["coherent"] and row["gain"] > 0]
+    if not good:
         reason = (
-            f"nothing is suggested: of {len(table)} cells none raises the {by} on {n} items and "
-            f"keeps the model coherent (best gain {best:+.3g}; perplexity within {coherence:g} "
-            "times)."
+            f"nothing is suggested: of {len(rows)} cells none raises the {by} on {n_items} items "
+            f"and keeps the model coherent (best gain {table['gain'].max():+.3g}; perplexity "
+            f"within {coherence:g} times)."
         )
         return Suggestion(Steering(), reason, table, screened)
-    row = int(good.index[good["gain"].argmax()])
-    chosen = table.loc[row]
-    where = f"layer {int(chosen['layer'])}"
-    if chosen["position"] is not None and not pd.isna(chosen["position"]):
-        where += f", position {int(chosen['position'])}"
+    best = max(good, key=lambda n: rows[n]["gain"])
+    chosen = rows[best]
+    where = f"layer {chosen['layer']}"
+    (step,) = tried[best].steering.steps
+    if step.direction.position is not None:
+        where += f", position {step.direction.position}"
     reason = (
         f"{where} at {chosen['share']:g} residual norms (alpha {chosen['alpha']:.3g}): the {by} on "
-        f"{n} items rises by {chosen['gain']:.3g}, the most of {len(table)} cells that leave the "
-        f"perplexity of the model's own answers within {coherence:g} times "
+        f"{n_items} items rises by {chosen['gain']:.3g}, the most of {len(rows)} cells that leave "
+        f"the perplexity of the model's own answers within {coherence:g} times "
         f"({chosen['perplexity']:.2f}); chosen on these items, so confirm it on others."
     )
-    return Suggestion(tried[row].steering, reason, table, screened)
+    return Suggestion(tried[best].steering, reason, table, screened)
