@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import rolelens as rl
+from rolelens.cli import app
 from rolelens.prompts import write_trait
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "persona_space"
@@ -96,3 +98,17 @@ def test_a_language_model_writes_a_trait_until_it_fits(tmp_path) -> None:
         write_trait("servile", Writer(written(1, 3)), pairs=2, questions=3, attempts=1)
     with pytest.raises(rl.InputError, match="0 different questions that do not name"):
         write_trait("poem", Writer(written(2, 3)), pairs=2, questions=3, attempts=1)
+
+
+def test_the_command_writes_the_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connected(model: str, url: str | None = None) -> Writer:
+        assert (model, url) == ("openai/any", None)
+        return Writer(written(2, 3))
+
+    monkeypatch.setattr("rolelens.cli.prompts.endpoints.connect", connected)
+    out = tmp_path / "servile.json"
+    words = ["prompts", "trait", "--name", "servile", "--llm", "openai/any", "--out", str(out)]
+    done = CliRunner().invoke(app, [*words, "--pairs", "2", "--questions", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["negative"] == ["Be frank 0.", "Be frank 1."]
+    assert rl.load_traits(out)["servile"].questions[0] == "Is my poem number 0 any good?"
