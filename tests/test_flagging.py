@@ -64,7 +64,7 @@ def test_planted_rows_are_told_from_the_others(tmp_path) -> None:
     rows = [{"prompt": p, "answer": a} for p, a in zip(asked[16:], answers, strict=True)]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    flags = rl.flag(lens, file, d, max_new_tokens=4)
+    flags = rl.flag(lens, file, d, own=planted.prompts(None, 32, seed=4))
     found = flags.separates(range(20, 32))
     assert found.auroc[0] > 0.9
     assert found.low[0] <= found.auroc[0] <= found.high[0]
