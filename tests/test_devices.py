@@ -76,19 +76,19 @@ def operations(lens: rl.Lens) -> list[rl.Steering]:
         rl.add(d, 2.0, rescale=True, layers=[1, 2]),
         rl.clamp(d, low, high, layers=[1, 3]),
         rl.clamp(d, high=low, tokens="last"),
-        rl.mean_ablate(d, lens, tiny.OTHERS),
+        rl.mean_ablate(d, lens, tiny.OTHERS, layers=[1, 3]),
         rl.rotate(d, e, 40.0, layers=[1, 2]),
         rl.rotate(d, e, 90.0, absolute=True, adaptive=True),
-        rl.add(v.at(1, -1), 3.0).when(v.at(3, -1), above=gate(lens)),
+        gated(lens, v),
     ]
 
 
-def gate(lens: rl.Lens) -> float:
-    """A bound between the prompts, far from each of them."""
-    d = vectors(lens).at(3, -1)
+def gated(lens: rl.Lens, v: rl.Directions) -> rl.Steering:
+    """Steering on a condition whose bound lies between the prompts, far from each of them."""
+    d = v.at(3, -1)
     ends = sorted(rl.project(lens, tiny.PROMPTS, d).groupby("prompt").tail(1)["projection"])
     _, n = max((b - a, n) for n, (a, b) in enumerate(itertools.pairwise(ends)))
-    return float(ends[n] + ends[n + 1]) / 2
+    return rl.add(v.at(1, -1), 3.0).when(d, above=float(ends[n] + ends[n + 1]) / 2)
 
 
 def operated(lens: rl.Lens) -> Any:
@@ -143,7 +143,9 @@ CALLS: dict[str, Callable[[rl.Lens], Any]] = {
     "operations on text": lambda lens: lens.generate(
         tiny.PROMPTS[:1] * 7, hooks=rl.by_row(operations(lens)), max_new_tokens=4
     ),
-    "gates": lambda lens: lens.generate(tiny.PROMPTS, hooks=operations(lens)[-1], max_new_tokens=4),
+    "gates": lambda lens: lens.generate(
+        tiny.PROMPTS, hooks=gated(lens, vectors(lens)), max_new_tokens=4
+    ),
     "watching": watched,
     "streamed text": lambda lens: list(lens.stream(tiny.PROMPTS[0], max_new_tokens=5)),
     "reading": lambda lens: rl.patchscope(lens, vectors(lens).at(2, -1)).text,
