@@ -4,6 +4,7 @@ Nothing here imports rolelens or TransformerLens. Every prompt runs alone, witho
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -141,6 +142,60 @@ def ablated(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def entering(
+    model: Any, layer: int, change: Callable[[Tensor], Tensor], where: slice | list[int]
+) -> Iterator[None]:
+    """Change what enters a block, a token at a time, at some tokens of a whole pass."""
+
+    def each(x: Tensor) -> Tensor:
+        x = x.clone()
+        chosen = range(x.shape[1])[where] if isinstance(where, slice) else where
+        for position in chosen:
+            x[0, position] = change(x[0, position])
+        return x
+
+    with _changed(model, layer, each):
+        yield
+
+
+def rescaled(delta: Tensor) -> Callable[[Tensor], Tensor]:
+    """Add to one token, and give it its norm again."""
+    return lambda x: (x + delta) / (x + delta).norm() * x.norm()
+
+
+def within(vector: Tensor, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    """Take off one token what its projection has beyond one bound or the other."""
+    unit = vector / vector.norm()
+
+    def change(x: Tensor) -> Tensor:
+        x = x - torch.relu(x @ unit - high) * unit
+        return x + torch.relu(low - x @ unit) * unit
+
+    return change
+
+
+def turned(
+    first: Tensor, second: Tensor, degrees: float, *, absolute: bool, adaptive: bool
+) -> Callable[[Tensor], Tensor]:
+    """Turn one token by a matrix that turns the plane and nothing else."""
+    basis = torch.linalg.qr(torch.stack([first, second], dim=1).double())[0]
+    basis = basis * (basis * torch.stack([first, second], dim=1)).sum(dim=0).sign()
+
+    def change(x: Tensor) -> Tensor:
+        if adaptive and x @ first <= 0:
+            return x
+        a, b = (x.double() @ basis).tolist()
+        angle = math.radians(degrees) - (math.atan2(b, a) if absolute else 0.0)
+        turn = torch.tensor(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        ).double()
+        rotation = torch.eye(len(x)).double() + basis @ (turn - torch.eye(2).double()) @ basis.T
+        return (rotation @ x.double()).float()
+
+    return change
 
 
 def greedy(model: Any, ids: Sequence[int], steps: int) -> list[int]:

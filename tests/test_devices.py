@@ -1,5 +1,6 @@
 """Public calls on devices that are not there; see :mod:`pretend`."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,42 @@ def rows(lens: rl.Lens) -> list[str]:
     return lens.generate(tiny.PROMPTS[:1] * 3, hooks=hooks, max_new_tokens=4)
 
 
+def operations(lens: rl.Lens) -> list[rl.Steering]:
+    """Every kind of step, in layers of both devices, and one for some prompts only."""
+    v = vectors(lens)
+    d, e = v.at(2, -1), v.at(2, -2)
+    low, high = rl.thresholds(lens, tiny.OTHERS, d, [20.0, 80.0]).iloc[0][[20.0, 80.0]].tolist()
+    return [
+        rl.add(d, 2.0, rescale=True, layers=[1, 2]),
+        rl.clamp(d, low, high, layers=[1, 3]),
+        rl.clamp(d, high=low, tokens="last"),
+        rl.mean_ablate(d, lens, tiny.OTHERS, layers=[1, 3]),
+        rl.rotate(d, e, 40.0, layers=[1, 2]),
+        rl.rotate(d, e, 90.0, absolute=True, adaptive=True),
+        gated(lens, v),
+    ]
+
+
+def gated(lens: rl.Lens, v: rl.Directions) -> rl.Steering:
+    """Steering on a condition whose bound lies between the prompts, far from each of them."""
+    d = v.at(3, -1)
+    ends = sorted(rl.project(lens, tiny.PROMPTS, d).groupby("prompt").tail(1)["projection"])
+    _, n = max((b - a, n) for n, (a, b) in enumerate(itertools.pairwise(ends)))
+    return rl.add(v.at(1, -1), 3.0).when(d, above=float(ends[n] + ends[n + 1]) / 2)
+
+
+def operated(lens: rl.Lens) -> Any:
+    swept = rl.sweep(lens, operations(lens), QUESTIONS, method="cloze")
+    return torch.from_numpy(swept.records)
+
+
+def watched(lens: rl.Lens) -> Any:
+    d = vectors(lens).at(2, -1)
+    answers = ["It is so."] * 20
+    watch = rl.monitor(lens, [d], ["Who is it?"] * 20, answers=answers, false_alarms=0.2)
+    return torch.tensor(watch.read(tiny.PROMPTS, ["Yes, it is."] * 6).table["answer_mean"])
+
+
 def swept(lens: rl.Lens, **options: Any) -> Any:
     grid = {"layers": [1, 3], "positions": [-1]}
     return torch.from_numpy(rl.sweep(lens, vectors(lens), QUESTIONS, **grid, **options).records)
@@ -102,6 +139,14 @@ CALLS: dict[str, Callable[[rl.Lens], Any]] = {
         cache=False,
     ),
     "rows": rows,
+    "operations": operated,
+    "operations on text": lambda lens: lens.generate(
+        tiny.PROMPTS[:1] * 7, hooks=rl.by_row(operations(lens)), max_new_tokens=4
+    ),
+    "gates": lambda lens: lens.generate(
+        tiny.PROMPTS, hooks=gated(lens, vectors(lens)), max_new_tokens=4
+    ),
+    "watching": watched,
     "streamed text": lambda lens: list(lens.stream(tiny.PROMPTS[0], max_new_tokens=5)),
     "reading": lambda lens: rl.patchscope(lens, vectors(lens).at(2, -1)).text,
     "perplexity": lambda lens: rl.perplexity(lens, TEXT, rl.add(vectors(lens).at(1, -1))).value,
@@ -134,7 +179,9 @@ def test_public_calls_give_the_numbers_of_the_cpu(where: str, dtype: torch.dtype
                 assert found == expected[name], name
 
 
-@pytest.mark.parametrize("name", ["letters", "ablation", "text", "vectors", "sweep of cloze"])
+@pytest.mark.parametrize(
+    "name", ["letters", "ablation", "text", "vectors", "sweep of cloze", "gates"]
+)
 def test_copies_do_not_grow_with_the_layers(name: str) -> None:
     copies = []
     for layers in (4, 8):

@@ -12,14 +12,29 @@ from rolelens.extraction import (
     role_vectors,
     system_vectors,
 )
-from rolelens.hooks import Steering, ablate, add, by_row, replace
+from rolelens.flagging import flag
+from rolelens.hooks import (
+    Steering,
+    ablate,
+    add,
+    by_row,
+    clamp,
+    mean_ablate,
+    replace,
+    rotate,
+    thresholds,
+)
 from rolelens.lens import Lens
 from rolelens.loading import load
+from rolelens.monitoring import drift, monitor
 from rolelens.patchscoping import Reading, patchscope
-from rolelens.prompts import RolePrompts, load_base, load_roles
+from rolelens.personas import persona_space, role_answers, trait_vectors
+from rolelens.predictors import steerability
+from rolelens.prompts import RolePrompts, Trait, load_base, load_questions, load_roles, load_traits
 from rolelens.residuals import activations, project
 from rolelens.rollouts import roast, roll_out
 from rolelens.stats import projections, separation
+from rolelens.suggesting import Suggestion, suggest
 from rolelens.sweeps import Estimate, Search, Sweep, estimate, load_sweep, search, sweep
 from rolelens.tasks import (
     Answers,
@@ -51,41 +66,57 @@ __all__ = [
     "Search",
     "Steering",
     "Study",
+    "Suggestion",
     "Sweep",
     "Task",
     "Text",
+    "Trait",
     "ablate",
     "activations",
     "add",
     "by_row",
+    "clamp",
     "compare",
     "concat",
     "contrast",
+    "drift",
     "estimate",
     "evaluate",
     "evidence",
+    "flag",
     "half_vectors",
     "load",
     "load_base",
+    "load_questions",
     "load_roles",
     "load_study",
     "load_sweep",
     "load_task",
+    "load_traits",
     "mean",
+    "mean_ablate",
+    "monitor",
     "null_vectors",
     "patchscope",
     "perplexity",
+    "persona_space",
     "plots",
     "project",
     "projections",
     "replace",
     "roast",
+    "role_answers",
     "role_vectors",
     "roll_out",
+    "rotate",
     "search",
     "separation",
     "stats",
+    "steerability",
     "study",
+    "suggest",
     "sweep",
     "system_vectors",
+    "thresholds",
+    "trait_vectors",
 ]

@@ -333,18 +333,46 @@ class Lens(Shown):
                 for an answer.
         """
         begins = [begun] * len(prompts) if begun else None
-        tokens = self._generated(
-            self.encode(prompts, begins, system=system, raw=raw), hooks, max_new_tokens
+        written = self.continued(
+            self.encode(prompts, begins, system=system, raw=raw),
+            hooks=hooks,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            cache=cache,
         )
+        return [self._text(ids) for ids in written]
+
+    def continued(
+        self,
+        tokens: Tokens,
+        *,
+        hooks: Hooks = (),
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        cache: bool = True,
+    ) -> list[list[int]]:
+        """The ids of the tokens that follow each prompt, as :meth:`generate` writes them.
+
+        Returns:
+            Up to the token that ends the answer, which is left out.
+
+        Raises:
+            InputError: as for :meth:`generate`.
+        """
+        tokens = self._generated(tokens, hooks, max_new_tokens)
         pairs = zip(tokens.ids, tokens.prompt_lengths, strict=True)
         if len({len(ids) - length for ids, length in pairs}) > 1:
             raise InputError(
-                f"begun is {begun!r}, and the answers begun are not of equal length in tokens after"
-                " every prompt; begin them with a new line, or answer the prompts one by one."
+                "the answers begun are not of equal length in tokens after every prompt; begin them"
+                " with a new line, or answer the prompts one by one."
             )
-        answers = [""] * len(tokens)
+        answers: list[list[int]] = [[]] * len(tokens)
         mixed = cache and self._mixes(tokens, hooks, max_new_tokens)
-        seeds = _seeds(seed, len(prompts))
+        seeds = _seeds(seed, len(tokens))
 
         def written(batch: Batch) -> list[list[int]]:
             pick = _picker(temperature, top_p, [seeds[row] for row in batch.rows.tolist()])
@@ -358,7 +386,7 @@ class Lens(Shown):
             self.model, tokens, written, budget=budget, same_prompt_length=not mixed
         ):
             for i, ids in zip(batch.rows.tolist(), rows, strict=True):
-                answers[i] = self._text(ids)
+                answers[i] = self._ended(ids)
         return answers
 
     def stream(
@@ -415,7 +443,7 @@ class Lens(Shown):
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}; it has to be 1 or more.")
         forward.check_effect(self.model, hooks, tokens, unread=1 - max_new_tokens)
-        return tokens
+        return forward.gated(self.model, hooks, tokens)
 
     def _decode(
         self,
@@ -448,8 +476,12 @@ class Lens(Shown):
 
     def _text(self, ids: list[int]) -> str:
         """What was answered, up to the first token that ends an answer."""
-        end = next((n for n, i in enumerate(ids) if i in self._stop_ids), len(ids))
-        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+        ended = self._ended(ids)
+        return str(self.tokenizer.decode(ended, skip_special_tokens=True)).strip()
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """Tokens up to the first that ends an answer."""
+        return ids[: next((n for n, i in enumerate(ids) if i in self._stop_ids), len(ids))]
 
 
 def positions_of(n_post: int) -> tuple[int, ...]:

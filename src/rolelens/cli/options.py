@@ -16,7 +16,7 @@ import typer
 
 from rolelens import forward, loading
 from rolelens.errors import InputError, writing
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.lens import Lens
 from rolelens.progress import quiet
 from rolelens.sweeps import Estimate, duration
@@ -200,7 +200,7 @@ def task_options(max_new_tokens: int | None) -> Options:
     return {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
 
 
-def checked_tokens(tokens: str) -> Selection:
+def checked_tokens(tokens: str) -> Named:
     """A selection of tokens."""
     return forward.checked_selection(tokens)  # type: ignore[arg-type]
 

@@ -66,3 +66,43 @@ def generate(
         text += f"{made.acceptance:.0%} of {made.attempts} attempts accepted"
         text += f" (refused: {why})" if why else ""
         tell(as_json, content, text)
+
+
+@app.command()
+def trait(
+    name: Annotated[str, typer.Option(help="Of the trait, such as sycophantic.")],
+    llm: Annotated[str, typer.Option(help="Who writes it, as for generate.")],
+    out: Annotated[Path, typer.Option(help="The JSON file that is written.")],
+    description: Annotated[str, typer.Option(help="What the trait is, in a few words.")] = "",
+    pairs: Annotated[int, typer.Option(help="Of system prompts.")] = 5,
+    questions: Annotated[int, typer.Option(help="How many.")] = 40,
+    url: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    as_json: Json = False,
+    silent: Quiet = False,
+) -> None:
+    """Have a language model write the system prompts and questions of a trait, as one JSON file."""
+    with plainly(silent):
+        made = prompts.write_trait(
+            name,
+            endpoints.connect(llm, url),
+            description=description,
+            pairs=pairs,
+            questions=questions,
+            seed=seed,
+        )
+        path = made.save(out)
+        content: dict[str, Any] = {
+            "trait": name,
+            "positive": list(made.positive),
+            "negative": list(made.negative),
+            "questions": list(made.questions),
+            "path": str(path),
+        }
+        shown = "\n".join(
+            f"+ {p}\n- {n}" for p, n in zip(made.positive, made.negative, strict=True)
+        )
+        tell(as_json, content, f"{shown}\n\n{len(made.questions)} questions, in {path}")

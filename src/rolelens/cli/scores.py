@@ -151,7 +151,11 @@ def sweep(
     method: Method = None,
     max_new_tokens: MaxNewTokens = None,
     change: Annotated[
-        str, typer.Option(help="add (x + alpha d, at its layer) or ablate (d removed everywhere).")
+        str,
+        typer.Option(
+            help="add (x + alpha d, at its layer), add_rescaled (norm kept), ablate (d removed "
+            "everywhere), or cap, floor, fix (the projection on d, below, above or at alpha)."
+        ),
     ] = "add",
     by: Annotated[
         str | None, typer.Option(help="What the best cell is best in; accuracy, where there is.")

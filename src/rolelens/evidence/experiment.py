@@ -14,7 +14,7 @@ from rolelens.evidence.controls import headroom
 from rolelens.evidence.families import beside_nulls, effects, given, transfer
 from rolelens.evidence.fold import Fold, Setting, Stores, on_text
 from rolelens.evidence.result import Study
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.hooks import add
 from rolelens.lens import Lens
 from rolelens.progress import Say
@@ -45,7 +45,7 @@ def study(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     method: str | None = None,
     share: float = 0.5,
     folds: int | None = None,
@@ -373,7 +373,7 @@ def _check(
     vectors: Directions,
     halves: tuple[Directions, Directions] | None,
     text: str | None,
-    tokens: Selection | None,
+    tokens: Named | None,
     ablated: int | None,
     randoms: int,
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from rolelens import tasks
 from rolelens.evidence.comparison import answer_table
 from rolelens.hooks import Steering, Step
+from rolelens.hooks.steps import ADDITIONS
 from rolelens.lens import Lens
 from rolelens.sweeps import Cell, cell_of_steering, score_cells, search, sweep
 from rolelens.tasks import Options, Prepared, Questions
@@ -248,7 +249,7 @@ def _instead(vectors: Directions, null: str, cell: Cell) -> Cell:
     def change(step: Step) -> Step:
         direction = vectors.direction(null, step.direction.layer, step.direction.position)
         alpha = step.alpha
-        if step.kind == "add" and step.unit == "raw":
+        if step.kind in ADDITIONS and step.unit == "raw":
             alpha = matched_strength(direction, step.direction, alpha)
         return dataclasses.replace(step, direction=direction, alpha=alpha)
 

@@ -7,7 +7,7 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 
 from rolelens.forward.backward import gradients
 from rolelens.forward.decoding import Pick, decode
-from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
+from rolelens.forward.edits import Edit
 from rolelens.forward.flops import Operations, count_operations
 from rolelens.forward.layout import Layout
 from rolelens.forward.memory import (
@@ -35,6 +35,7 @@ from rolelens.forward.models import (
     release_memory,
 )
 from rolelens.forward.native import choose_attention
+from rolelens.forward.operations import ABLATED, SITES, Kind, Operation, Point
 from rolelens.forward.passes import (
     Hooks,
     Regrouped,
@@ -42,6 +43,7 @@ from rolelens.forward.passes import (
     answer_logprobs,
     check_effect,
     foreign_hooks,
+    gated,
     install,
     installed,
     next_token_logits,
@@ -51,6 +53,9 @@ from rolelens.forward.passes import (
 )
 from rolelens.forward.plain import Plain, cells, mixes, resumes
 from rolelens.forward.selection import (
+    Condition,
+    Gated,
+    Named,
     Running,
     Selection,
     checked_selection,
@@ -77,13 +82,16 @@ __all__ = [
     "ABLATED",
     "SITES",
     "Batch",
+    "Condition",
     "Edit",
+    "Gated",
     "Hook",
     "HookFn",
     "HookedModel",
     "Hooks",
     "Kind",
     "Layout",
+    "Named",
     "Operation",
     "Operations",
     "Pick",
@@ -115,6 +123,7 @@ __all__ = [
     "end_ids",
     "fingerprint",
     "foreign_hooks",
+    "gated",
     "generated_budget",
     "gradients",
     "groups",

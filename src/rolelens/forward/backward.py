@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens.forward import memory, models
+from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.passes import Stop, probe, steered, until_stop
 from rolelens.forward.selection import Running, Selection, selected
@@ -48,6 +49,7 @@ def gradients(
         selection.
     """
     probe(model)
+    tokens = decided(model, tokens, selections)
     chosen = sorted(set(layers))
     kind = f"backward over {len(chosen)} layers"
     memory.footprint(model, kind, partial(_one_row, model, chosen))
@@ -76,7 +78,8 @@ def _differentiated(
             models.run(model, batch.ids)
         score = _score(model, batch, final[0], vocab, weights[batch.rows])
         grads = torch.autograd.grad(score, [entries[layer] for layer in layers])
-    now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+    columns = torch.arange(batch.ids.shape[1])
+    now = Running(columns, batch.prompt_lengths, batch.n_post, gates=batch.gates)
     inside = now.positions < batch.lengths[:, None]
     masks = Everywhere(torch.stack([selected(now, chosen) & inside for chosen in selections]))
     summed = {

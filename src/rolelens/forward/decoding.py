@@ -216,7 +216,8 @@ def _after_prompt(batch: Batch, hooks: Hooks) -> bool:
     chosen = selections_of(hooks)
     if chosen is None:
         return False
-    now = Running(torch.arange(batch.ids.shape[1] + 1), batch.prompt_lengths, batch.n_post)
+    columns = torch.arange(batch.ids.shape[1] + 1)
+    now = Running(columns, batch.prompt_lengths, batch.n_post, gates=batch.gates)
     return bool((first_selected(now, chosen) >= batch.lengths).all())
 
 
@@ -232,7 +233,8 @@ def _shared_beginning(
     if None in each:
         return 0
     same = (batch.ids == batch.ids[:1]).all(dim=0)
-    now = Running(torch.arange(batch.ids.shape[1]), batch.prompt_lengths, batch.n_post)
+    columns = torch.arange(batch.ids.shape[1])
+    now = Running(columns, batch.prompt_lengths, batch.n_post, gates=batch.gates)
     for tokens in {tokens for chosen in each for tokens in chosen or ()}:
         edited = selected(now, tokens)
         alike = (edited == edited[:1]).all(dim=0) & bool((labels == labels[0]).all())

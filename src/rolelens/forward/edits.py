@@ -2,79 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward.models import Everywhere, Hook
-from rolelens.forward.selection import Selection, published, running
+from rolelens.forward.operations import CHANGES, NUMBERS, Kind, Operation, Point
+from rolelens.forward.selection import Selection, published, running, unsteered
 from rolelens.vectors import Source, check_sources
 
-SITES = {"resid_pre": "hook_resid_pre", "attn_out": "hook_attn_out", "mlp_post": "mlp.hook_post"}
-"""Where in a block a direction may live: what enters the block, what attention adds to the residual
-stream, and what the MLP's down projection reads, ``d_mlp`` wide (of a gated MLP the product with
-the gate)."""
-ABLATED = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-"""Where a direction is ablated: what enters a block, and what its two branches add."""
-
-Kind: TypeAlias = Literal["add", "ablate", "replace"]
-Point: TypeAlias = tuple[int, str]
-"""A layer, and the name of a hook in its block."""
 Mask: TypeAlias = Callable[[Selection, Tensor], Tensor | None]
 """Which tokens of an activation a selection names, ``[row, position]``; None: all of them."""
-
-
-def added(
-    x: Float[Tensor, "row position d"], deltas: Float[Tensor, "#row d"]
-) -> Float[Tensor, "row position d"]:
-    """Give x + delta, with another delta for every row."""
-    return x + deltas.to(x)[:, None]
-
-
-def ablated(
-    x: Float[Tensor, "row position d"],
-    units: Float[Tensor, "row d"],
-    shares: Float[Tensor, " row"],
-) -> Float[Tensor, "row position d"]:
-    """Give x - share d̂ (d̂ᵀ x), with another d̂ and share for every row."""
-    units = units.to(x)
-    along = einsum(x, units, "row position d, row d -> row position")
-    along = shares.to(x)[:, None] * along
-    return x - einsum(along, units, "row position, row d -> row position d")
-
-
-def replaced(
-    x: Float[Tensor, "row position d"], units: Float[Tensor, "row d"]
-) -> Float[Tensor, "row position d"]:
-    """Give ‖x‖ d̂, with another d̂ for every row; where d̂ is zero, x."""
-    live = (units.norm(dim=-1) > 0)[:, None, None].to(x.device)
-    return torch.where(live, x.norm(dim=-1, keepdim=True) * units.to(x)[:, None, :], x)
-
-
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """One change of the activations at some hook points.
-
-    Attributes:
-        kind: ``add`` x + v (2502.12055 eq. 3), ``ablate`` x - share v (vᵀ x) (eq. 4), or
-            ``replace`` ‖x‖ v.
-        vector: v; of norm 1 unless it is added, and zero where nothing is done.
-        points: where.
-        tokens: at which tokens.
-        share: how much of the component is removed.
-        source: the model that the vector was measured on.
-    """
-
-    kind: Kind
-    vector: Float[Tensor, " d"]
-    points: tuple[Point, ...]
-    tokens: Selection = "all"
-    share: float = 1.0
-    source: Source | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +25,8 @@ class _Group:
     Attributes:
         index: row of the edit's vectors for each cell; 0, a zero, where a cell does nothing here.
         there: the same, on the devices.
-        shares: how much each cell removes.
+        others: the same of the second direction of a plane; None where there is none.
+        numbers: what else each cell says.
     """
 
     kind: Kind
@@ -92,7 +34,8 @@ class _Group:
     width: int
     index: Int[Tensor, " cell"]
     there: Everywhere
-    shares: Everywhere
+    others: Everywhere | None
+    numbers: Everywhere
 
 
 class Edit:
@@ -112,14 +55,18 @@ class Edit:
         self.selections = tuple(dict.fromkeys(operation.tokens for operation in operations))
         self.layer = min((layer for op in operations for layer, _ in op.points), default=0)
         self._sources = list(dict.fromkeys(op.source for op in operations))
-        # By width, the vector of each operation below a zero.
+        # By width, the vectors of each operation below a zero.
         stacks: dict[int, list[Tensor]] = {}
-        rows: dict[int, int] = {}
+        rows: dict[int, tuple[int, int]] = {}
         for operation in {id(operation): operation for operation in operations}.values():
             width = len(operation.vector)
             stack = stacks.setdefault(width, [torch.zeros(width)])
-            rows[id(operation)] = len(stack)
-            stack.append(operation.vector.detach().to("cpu", torch.float32))
+            places = [0, 0]
+            for n, vector in enumerate((operation.vector, operation.other)):
+                if vector is not None:
+                    places[n] = len(stack)
+                    stack.append(vector.detach().to("cpu", torch.float32))
+            rows[id(operation)] = places[0], places[1]
         self._vectors = {width: Everywhere(torch.stack(stack)) for width, stack in stacks.items()}
         self._groups = self._compiled(cells, rows)
 
@@ -152,15 +99,11 @@ class Edit:
                     f"a direction of width {group.width} was used on activations of width "
                     f"{x.shape[-1]}; it was measured on another model, or at another site."
                 )
-            vectors = self._vectors[group.width].on(x.device)[group.there.on(x.device)[rows]]
+            known = self._vectors[group.width].on(x.device)
+            vectors = known[group.there.on(x.device)[rows]]
+            others = known[group.others.on(x.device)[rows]] if group.others else vectors
             chosen = mask(group.tokens, x)
-            match group.kind:
-                case "add":
-                    new = added(x, vectors)
-                case "ablate":
-                    new = ablated(x, vectors, group.shares.on(x.device)[rows])
-                case "replace":
-                    new = replaced(x, vectors)
+            new = CHANGES[group.kind](x, vectors, others, group.numbers.on(x.device)[rows])
             x = new if chosen is None else torch.where(chosen[..., None].to(x.device), new, x)
         return x
 
@@ -170,7 +113,7 @@ class Edit:
             check_sources(source, running)
 
     def _compiled(
-        self, cells: Sequence[Sequence[Operation]], rows: dict[int, int]
+        self, cells: Sequence[Sequence[Operation]], rows: dict[int, tuple[int, int]]
     ) -> dict[Point, list[_Group]]:
         """The groups that act at each hook point, in the order in which they act."""
         index: dict[Point, dict[tuple[int, Kind, Selection, int], dict[int, Operation]]] = {}
@@ -190,12 +133,20 @@ class Edit:
                 _, kind, tokens, width = key
                 identity = (key, tuple((cell, id(op)) for cell, op in acting.items()))
                 if identity not in made:
-                    chosen = torch.zeros(self._n, dtype=torch.long)
-                    shares = torch.ones(self._n)
+                    places = torch.zeros(self._n, 2, dtype=torch.long)
+                    numbers = torch.zeros(self._n, NUMBERS[kind])
                     for cell, operation in acting.items():
-                        chosen[cell], shares[cell] = rows[id(operation)], operation.share
+                        places[cell] = torch.tensor(rows[id(operation)])
+                        numbers[cell] = torch.tensor(operation.numbers)
+                    chosen, others = places.unbind(dim=1)
                     made[identity] = _Group(
-                        kind, tokens, width, chosen, Everywhere(chosen), Everywhere(shares)
+                        kind,
+                        tokens,
+                        width,
+                        chosen,
+                        Everywhere(chosen),
+                        Everywhere(others) if others.any() else None,
+                        Everywhere(numbers),
                     )
                 groups[point].append(made[identity])
         return groups
@@ -213,6 +164,8 @@ class _EditHook:
         self.selections = tuple(dict.fromkeys(group.tokens for group in groups))
 
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor:
+        if unsteered.get():
+            return x
         now = running.get()
         self._edit.check_source(now.source if now else None)
         return self._edit.apply(x, self._groups, self._cells, self._mask)

@@ -1,14 +1,14 @@
 """Which tokens of many prompts run, where some of them are edited: what is shared runs once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rolelens.forward.selection import Running, Selection, first_selected, selected
+from rolelens.forward.selection import Condition, Running, Selection, first_selected, selected
 from rolelens.forward.tokens import Tokens, common_prefix
 
 Masks: TypeAlias = dict[Selection, Tensor]
@@ -57,6 +57,13 @@ class Part:
         return max(1, budget // heaviest)
 
 
+def distinct_prompts(tokens: Tokens) -> Tokens:
+    """Each prompt once, without answers, in the order in which they first stand."""
+    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
+    once = tuple(dict.fromkeys(starts))
+    return Tokens(once, tuple(map(len, once)), tokens.n_post, tokens.source)
+
+
 class Layout:
     """Prompts with their answers, cut into parts.
 
@@ -75,21 +82,28 @@ class Layout:
         parts: prompts that run together.
     """
 
-    def __init__(self, tokens: Tokens, selections: Sequence[Selection], budget: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        selections: Sequence[Selection],
+        budget: int,
+        gates: Mapping[Condition, Bool[Tensor, " prompt"]] | None = None,
+    ) -> None:
         self.tokens, self.budget = tokens, budget
+        self.prompts = list(distinct_prompts(tokens).ids)
+        index = {prompt: n for n, prompt in enumerate(self.prompts)}
         starts = [i[:n] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
-        index = {prompt: n for n, prompt in enumerate(dict.fromkeys(starts))}
-        self.prompts = list(index)
         self.owner = [index[prompt] for prompt in starts]
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         self.answers = [i[n:] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         self.answer_width = max(map(len, self.answers))
-        now = Running(
-            torch.arange(int(self.lengths.max()) + self.answer_width), self.lengths, tokens.n_post
-        )
+        columns = torch.arange(int(self.lengths.max()) + self.answer_width)
+        now = Running(columns, self.lengths, tokens.n_post, gates=gates or {})
         self.masks: Masks = {chosen: selected(now, chosen) for chosen in selections}
         first = first_selected(now, selections).clamp(max=self.lengths)
         self.prefix = common_prefix(self.prompts)
+        if gates:  # prompts that begin alike may be edited differently there
+            self.prefix = min(self.prefix, int(first.min()))
         self.edits_prefix = bool((first < self.prefix).any())
         self.start = torch.full_like(first, self.prefix) if self.edits_prefix else first
         self.parts = [self._part(prompts) for prompts in self._together()]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import caches, memory, models
+from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.native import native, try_native
-from rolelens.forward.selection import Running, Selection, running, selects
+from rolelens.forward.selection import Gated, Running, Selection, running, selects
 from rolelens.forward.tokens import Batch, Tokens
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
@@ -95,15 +96,26 @@ def check_effect(model: HookedModel, hooks: Hooks, tokens: Tokens, *, unread: in
             "a list of (hook_name, function)."
         )
     check_rows(hooks, len(tokens))
-    functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
-    for chosen in {one for fn in functions for one in getattr(fn, "selections", None) or ()}:
+    for chosen in _chosen(model, hooks):
         lengths = [len(ids) - unread for ids in tokens.ids]
         if not selects(chosen, lengths, tokens.prompt_lengths, tokens.n_post):
-            named = chosen if isinstance(chosen, str) else list(chosen)
+            tokens_of = chosen.tokens if isinstance(chosen, Gated) else chosen
+            named = tokens_of if isinstance(tokens_of, str) else list(tokens_of)
             raise InputError(
                 f"tokens is {named!r}, which is none of the tokens that the model reads here, so "
                 "that nothing would be steered; use 'all' or 'prompt'."
             )
+
+
+def gated(model: HookedModel, hooks: Hooks, tokens: Tokens) -> Tokens:
+    """The tokens, with it decided which prompts meet the conditions of steering."""
+    return decided(model, tokens, _chosen(model, hooks))
+
+
+def _chosen(model: HookedModel, hooks: Hooks) -> set[Selection]:
+    """The selections of tokens that hooks, and those that are installed, say they edit."""
+    functions = [fn for given in (hooks, *installed(model)) for fn in _functions(given)]
+    return {one for fn in functions for one in getattr(fn, "selections", None) or ()}
 
 
 def _functions(hooks: Hooks) -> list[Any]:
@@ -158,6 +170,7 @@ def next_token_logits(
         budget: tokens of one batch; as many as fit by default.
     """
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     out = torch.empty(len(tokens), len(vocab))
     read = partial(_next_logits, model, list(vocab), hooks)
     for batch, logits in memory.batched(model, tokens, read, budget=budget):
@@ -192,6 +205,7 @@ def answer_logprobs(
         budget: tokens of one batch; as many as fit by default.
     """
     check_effect(model, hooks, tokens, unread=1)
+    tokens = gated(model, hooks, tokens)
     out: list[Tensor] = [torch.empty(0)] * len(tokens)
     read = partial(_answers, model, hooks)
     for batch, answers in memory.batched(
@@ -308,7 +322,8 @@ def steered(
 @contextmanager
 def told(batch: Batch, positions: Int[Tensor, "*row position"]) -> Iterator[None]:
     """Publish where the tokens of a forward pass stand, for hooks that select some."""
-    token = running.set(Running(positions, batch.prompt_lengths, batch.n_post, batch.source))
+    now = Running(positions, batch.prompt_lengths, batch.n_post, batch.source, batch.gates)
+    token = running.set(now)
     try:
         yield
     finally:

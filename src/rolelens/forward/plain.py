@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.forward.caches import has_cache
-from rolelens.forward.edits import Edit, Operation
+from rolelens.forward.edits import Edit
 from rolelens.forward.memory import is_out_of_memory, too_large
 from rolelens.forward.models import Hook, HookedModel, is_bridge, is_hooked
+from rolelens.forward.operations import Operation
 from rolelens.forward.passes import Hooks, answer_logprobs, behind_blocks, next_token_logits
 from rolelens.forward.selection import Selection
 from rolelens.forward.shared import Shared

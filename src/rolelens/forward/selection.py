@@ -1,24 +1,83 @@
 """Which tokens of a forward pass are edited."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward.models import Everywhere
-from rolelens.vectors import Source
+from rolelens.vectors import Direction, Source
 
 NAMES = ("all", "prompt", "post-instruction", "generated", "last")
-Selection: TypeAlias = (
-    Literal["all", "prompt", "post-instruction", "generated", "last"] | Sequence[int]
-)
+Named: TypeAlias = Literal["all", "prompt", "post-instruction", "generated", "last"] | Sequence[int]
 """Which tokens are edited: a name, or absolute positions (0 is the first token). ``last`` are the
 prompt's last token and every generated one: the last of each forward pass under a KV cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a prompt has to be like to be steered (conditional steering, 2409.05907).
+
+    The projection x · d̂ at the prompt's last token, at the layer and site of d, as the model reads
+    the prompt unsteered, lies above one bound or below another, or both. Equal ones are equal by
+    their numbers.
+
+    Attributes:
+        direction: d.
+        above: the projection has to be greater, in units of the residual stream.
+        below: the projection has to be less.
+    """
+
+    direction: Direction
+    above: float | None = None
+    below: float | None = None
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        d = self.direction
+        return d.sha, d.layer, d.site, self.above, self.below
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Condition) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __str__(self) -> str:
+        d = self.direction
+        bounds = [("above", self.above), ("below", self.below)]
+        said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return f"prompts {said} on ({d.name} of layer {d.layer}) [{d.sha}]"
+
+    def holds(self, along: Float[Tensor, " row"]) -> Bool[Tensor, " row"]:
+        """Whether projections meet it."""
+        met = torch.ones_like(along, dtype=torch.bool)
+        if self.above is not None:
+            met &= along > self.above
+        if self.below is not None:
+            met &= along < self.below
+        return met
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Tokens of the prompts that meet a condition, and of none of the others."""
+
+    tokens: Named
+    condition: Condition
+
+    def __str__(self) -> str:
+        return f"{self.tokens} of {self.condition}"
+
+
+Selection: TypeAlias = Named | Gated
+"""Which tokens are edited, of all prompts or of some."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +90,7 @@ class Running:
         prompt_lengths: tokens of each row's prompt.
         n_post: how many of the prompt's last tokens are post-instruction tokens.
         source: the lens that runs it.
+        gates: for each condition, which rows meet it.
         masks: which tokens selections name, as far as hooks have asked.
     """
 
@@ -38,13 +98,16 @@ class Running:
     prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
+    gates: Mapping[Condition, Bool[Tensor, " row"]] = field(default_factory=dict)
     masks: dict[Any, Everywhere] = field(default_factory=dict, repr=False, compare=False)
 
 
 running: ContextVar[Running | None] = ContextVar("running", default=None)
+unsteered: ContextVar[bool] = ContextVar("unsteered", default=False)
+"""Whether edits leave everything as it is, those that are installed on the model included."""
 
 
-def checked_selection(tokens: Selection) -> Selection:
+def checked_selection(tokens: Named) -> Named:
     """A selection of tokens that can be compared and hashed, if it is one.
 
     Raises:
@@ -76,6 +139,12 @@ def published(tokens: Selection, x: Tensor) -> Bool[Tensor, "row position"] | No
     if tokens == "all":
         return None
     now = running.get()
+    if now is None and isinstance(tokens, Gated):
+        raise InputError(
+            "steering on a condition is decided at the prompt, and only calls of a Lens "
+            "(lens.generate, rl.evaluate, ...) say where that ends; take the condition off in raw "
+            "TransformerLens."
+        )
     if now is None:
         raise InputError(
             f"tokens={tokens!r} needs to know where each token stands, and only calls of a Lens "
@@ -103,6 +172,7 @@ def selects(tokens: Selection, lengths: Sequence[int], prompts: Sequence[int], n
     """
     positions, ends = torch.arange(max(lengths)), torch.tensor(list(lengths))[:, None]
     now = Running(positions, torch.tensor(list(prompts)), n_post)
+    tokens = tokens.tokens if isinstance(tokens, Gated) else tokens
     return bool((selected(now, tokens) & (positions < ends)).any())
 
 
@@ -116,7 +186,19 @@ def first_selected(now: Running, selections: Sequence[Selection]) -> Int[Tensor,
 
 
 def selected(now: Running, tokens: Selection) -> Bool[Tensor, "row position"]:
-    """Which tokens of a forward pass a selection names."""
+    """Which tokens of a forward pass a selection names.
+
+    Raises:
+        InputError: whether the prompts meet its condition was not decided.
+    """
+    if isinstance(tokens, Gated):
+        gate = now.gates.get(tokens.condition)
+        if gate is None:
+            raise InputError(
+                f"this call does not decide which prompts to steer ({tokens.condition}); steer by "
+                "hooks= of lens.generate, rl.evaluate, rl.activations or rl.sweep."
+            )
+        return selected(now, tokens.tokens) & gate[:, None]
     lengths = now.prompt_lengths[:, None]
     rows = len(lengths)
     positions = now.positions.expand(rows, -1)

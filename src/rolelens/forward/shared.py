@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward.edits import Edit
-from rolelens.forward.layout import Layout, Masks, Part, repeated
+from rolelens.forward.gates import decided
+from rolelens.forward.layout import Layout, Masks, Part, distinct_prompts, repeated
 from rolelens.forward.memory import token_budget
 from rolelens.forward.models import Everywhere, HookedModel
 from rolelens.forward.passes import token_logprobs, unembed
@@ -78,7 +79,8 @@ class Shared:
         self.layers = sorted(set(layers))
         self.selections = tuple(dict.fromkeys(selections))
         budget = budget or token_budget(model, max(map(len, tokens.ids)))
-        self.layout = Layout(tokens, self.selections, budget)
+        gates = decided(model, distinct_prompts(tokens), self.selections).gates
+        self.layout = Layout(tokens, self.selections, budget, gates)
         self.beginning: Pass | None = None
         prefix = self.layout.prefix
         if prefix:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from rolelens.errors import InputError
 from rolelens.forward import memory, models
-from rolelens.forward.edits import SITES
 from rolelens.forward.models import Everywhere, Hook, HookedModel
+from rolelens.forward.operations import SITES
 from rolelens.forward.passes import (
     Hooks,
     check_effect,
+    gated,
     gather,
     keep_entry,
     steered,
@@ -67,6 +68,7 @@ def residual_stream(
     """
     check_positions(tokens, positions)
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     offsets = torch.tensor(positions)
     if site == "resid_pre" and len(tokens) > 1 and not hooks and resumes(model):
         past = None
@@ -138,6 +140,7 @@ def token_states(
         The row (index into ``tokens``) and what was read; rows come by their length.
     """
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     read = partial(_read_whole, model, tokens, layers, lambda batch: _all, hooks, site)
     for batch, states in memory.batched(model, _ended(tokens), read, budget=budget):
         ends = zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True)
@@ -176,6 +179,7 @@ def answer_states(
         if len(ids) == length:
             raise InputError(f"prompt {n} has no answer to read; pass an answer to each prompt.")
     check_effect(model, hooks, tokens)
+    tokens = gated(model, hooks, tokens)
     read = partial(_read_whole, model, tokens, layers, partial(_pooled, pooled), hooks, site)
     for batch, states in memory.batched(model, _ended(tokens), read, budget=budget):
         yield batch.rows, states

@@ -1,14 +1,15 @@
 """Tokenised prompts, cut into batches by length."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rolelens.forward.selection import Condition
 from rolelens.vectors import Source
 
 TOKEN_BUDGET = 2048
@@ -24,12 +25,14 @@ class Tokens:
         prompt_lengths: how many of them are the prompt; the rest is the answer.
         n_post: how many of the prompt's last tokens are post-instruction tokens.
         source: the lens that made them.
+        gates: for each condition that was asked for, which prompts meet it.
     """
 
     ids: tuple[tuple[int, ...], ...]
     prompt_lengths: tuple[int, ...]
     n_post: int
     source: Source | None = None
+    gates: Mapping[Condition, Bool[Tensor, " row"]] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,6 +44,7 @@ class Tokens:
             parts[0],
             ids=tuple(ids for part in parts for ids in part.ids),
             prompt_lengths=tuple(n for part in parts for n in part.prompt_lengths),
+            gates={},
         )
 
     def take(self, rows: Sequence[int]) -> "Tokens":
@@ -49,6 +53,7 @@ class Tokens:
             self,
             ids=tuple(self.ids[row] for row in rows),
             prompt_lengths=tuple(self.prompt_lengths[row] for row in rows),
+            gates={condition: met[list(rows)] for condition, met in self.gates.items()},
         )
 
 
@@ -62,6 +67,7 @@ class Batch:
     prompt_lengths: Int[Tensor, " row"]
     n_post: int
     source: Source | None = None
+    gates: Mapping[Condition, Bool[Tensor, " row"]] = field(default_factory=dict)
 
     def part(self, rows: Int[Tensor, " part"], columns: slice) -> "Batch":
         """Some rows and columns."""
@@ -72,6 +78,7 @@ class Batch:
             ids=ids,
             lengths=self.lengths[rows],
             prompt_lengths=self.prompt_lengths[rows],
+            gates={condition: met[rows] for condition, met in self.gates.items()},
         )
 
     def trimmed(self, rows: Int[Tensor, " part"]) -> "Batch":
@@ -118,6 +125,7 @@ def _batch(tokens: Tokens, group: list[int]) -> Batch:
         prompt_lengths=torch.tensor([tokens.prompt_lengths[i] for i in group]),
         n_post=tokens.n_post,
         source=tokens.source,
+        gates={condition: met[group] for condition, met in tokens.gates.items()},
     )
 
 

@@ -1,6 +1,7 @@
 """Plotly figures of numbers computed elsewhere."""
 
 from rolelens.plots.curves import projections, separation, separation_map
+from rolelens.plots.personas import drift, persona_map
 from rolelens.plots.readings import confusion, rates
 from rolelens.plots.scores import heatmap, transfer
 from rolelens.plots.style import styled
@@ -20,11 +21,13 @@ __all__ = [
     "clustering",
     "confusion",
     "cosines",
+    "drift",
     "heatmap",
     "learning_curve",
     "magnitudes",
     "norms",
     "pca",
+    "persona_map",
     "projections",
     "rates",
     "reliability",

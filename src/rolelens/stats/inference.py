@@ -142,6 +142,45 @@ def paired(differences: Values) -> Estimate:
     return Estimate(float(values.mean()), low, high, sign_flip(values))
 
 
+def correlation(x: Values, y: Values, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Rank correlation of two measures of the same cases, such as a predictor and an effect.
+
+    Args:
+        x: one measure.
+        y: the other.
+        resamples: of the bootstrap over cases, and shuffles of the test.
+        seed: of both.
+
+    Returns:
+        Spearman's rho, its 95 % bootstrap interval, and p of a permutation test.
+
+    Raises:
+        InputError: fewer than four cases, not as many of each, or all the same.
+    """
+    one, other = _values(x), _values(y)
+    if len(one) != len(other) or len(one) < 4:
+        raise InputError(
+            f"{len(one)} and {len(other)} values do not correlate; pass at least four pairs."
+        )
+    if len(set(one.tolist())) < 2 or len(set(other.tolist())) < 2:
+        raise InputError("a measure that is the same everywhere does not correlate; drop it.")
+    rng = np.random.default_rng(seed)
+
+    def rho(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Any:
+        ranks = [scipy_stats.rankdata(v, axis=-1) for v in (a, b)]
+        u, v = (r - r.mean(axis=-1, keepdims=True) for r in ranks)
+        size = np.sqrt((u**2).sum(axis=-1) * (v**2).sum(axis=-1))
+        return (u * v).sum(axis=-1) / np.where(size > 0, size, np.nan)
+
+    value = float(rho(one, other))
+    index = rng.integers(len(one), size=(resamples, len(one)))
+    low, high = np.nanquantile(rho(one[index], other[index]), [LEVEL / 2, 1 - LEVEL / 2])
+    shuffled = rng.permuted(np.tile(other, (resamples, 1)), axis=1)
+    null = rho(np.broadcast_to(one, shuffled.shape), shuffled)
+    p = (1 + int((np.abs(null) >= abs(value) - 1e-12).sum())) / (1 + resamples)
+    return Estimate(value, float(low), float(high), p)
+
+
 def interaction(
     inside: Values,
     outside: Values,

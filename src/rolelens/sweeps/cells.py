@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from rolelens.errors import InputError, listed, unique, unknown
-from rolelens.forward import Selection, checked_selection
-from rolelens.hooks import Steering, Step, add
+from rolelens.forward import Named, checked_selection
+from rolelens.hooks import Steering, Step
+from rolelens.hooks.making import checked_direction, finite
 from rolelens.lens import Lens
 from rolelens.vectors import Directions
 from rolelens.vectors.direction import RESID_PRE
 
-Change: TypeAlias = Literal["add", "ablate"]
+Change: TypeAlias = Literal["add", "add_rescaled", "ablate", "cap", "floor", "fix"]
 Position: TypeAlias = int | None
+DEFAULT_ALPHAS = {"add": (1.0, 3.0), "add_rescaled": (1.0, 3.0), "ablate": (1.0,)}
+"""Strengths of a grid where none are named (2502.12055)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +134,7 @@ def grid_of(
     layers: Sequence[int] | None = None,
     positions: Sequence[Position] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     change: Change | None = None,
 ) -> Grid:
     """The cells that are meant.
@@ -142,9 +145,9 @@ def grid_of(
             steerings, which may have names.
         layers: of a grid; the first 80 % of the model's layers by default.
         positions: of a grid; all positions of the directions by default.
-        alphas: of a grid; 1 and 3 by default, and 1 for ablation.
+        alphas: of a grid; 1 and 3 by default, 1 for ablation, and of bounds to be named.
         tokens: of a grid; which tokens are steered, all by default.
-        change: of a grid; ``add`` by default, or ``ablate``.
+        change: of a grid; ``add`` by default, see :class:`rolelens.hooks.Step`.
 
     Raises:
         InputError: an axis that the directions do not have, settings of a grid beside steerings, or
@@ -174,17 +177,15 @@ def cell_of(
     position: Position,
     alpha: float,
     *,
-    tokens: Selection,
+    tokens: Named,
     change: Change,
     n_layers: int,
 ) -> Cell:
     """One cell of a grid."""
     direction = vectors.direction(name, layer, position)
-    if change == "add":
-        steering = add(direction, alpha, tokens=tokens)
-    else:
-        everywhere = tuple(range(n_layers))
-        steering = Steering([Step("ablate", direction, alpha, everywhere, tokens)])
+    checked_direction(direction, "swept")
+    layers = tuple(range(n_layers)) if change == "ablate" else (layer,)
+    steering = Steering([Step(change, direction, finite(alpha), layers, tokens)])
     return Cell(steering, name, layer, position, alpha)
 
 
@@ -205,11 +206,13 @@ def _product(
     lens: Lens,
     vectors: Directions,
     chosen: Mapping[str, Sequence[Any] | None],
-    tokens: Selection,
+    tokens: Named,
     change: Change,
 ) -> Grid:
-    if change not in ("add", "ablate"):
-        raise InputError(f"change is {change!r}; it has to be 'add' or 'ablate'.")
+    if change not in get_args(Change):
+        raise InputError(
+            f"change is {change!r}; it has to be one of {', '.join(map(repr, get_args(Change)))}."
+        )
     if change == "ablate" and vectors.site != RESID_PRE:
         raise InputError(
             f"the directions live at {vectors.site!r}, and ablation is of the residual stream; add "
@@ -219,7 +222,12 @@ def _product(
     if layers is None:
         layers = [layer for layer in vectors.layers if layer < int(0.8 * lens.n_layers)]
     if alphas is None:
-        alphas = (1.0, 3.0) if change == "add" else (1.0,)
+        if change not in DEFAULT_ALPHAS:
+            raise InputError(
+                f"a grid of change={change!r} needs alphas, the bounds that are tried; take them "
+                "from rl.thresholds, or leave bounds of each layer to a list of rl.clamp."
+            )
+        alphas = DEFAULT_ALPHAS[change]
     axes = {
         "name": list(vectors.names),
         "layer": listed("layers", layers),

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from rolelens import forward, tasks
 from rolelens.display import Card, Shown
-from rolelens.forward import Layout, Selection
+from rolelens.forward import Gated, Layout, Named, Selection
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
@@ -111,7 +111,7 @@ def estimate(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     method: str | None = None,
     change: Change | None = None,
     screened: int = 128,
@@ -205,7 +205,8 @@ def _cost(engine: Engine[Any], cells: Sequence[Cell]) -> tuple[float, float]:
             pairs = zip(part.tokens.ids, part.tokens.prompt_lengths, strict=True)
             reads = ops.unembedded * sum(len(ids) - n for ids, n in pairs)
         for chosen, some in (by_selection or {("all",): []}).items():
-            layout = Layout(part.tokens, chosen, engine.budget)
+            plain = [one.tokens if isinstance(one, Gated) else one for one in chosen]
+            layout = Layout(part.tokens, plain, engine.budget)
             total += ops.blocks(layout.unedited, width)
             for cell in some:
                 if resumes:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from rolelens import tasks
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
@@ -23,7 +23,7 @@ def sweep(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     method: str | None = None,
     change: Change | None = None,
     store: str | Path | None = None,
@@ -45,11 +45,13 @@ def sweep(
         layers: the first 80 % of the model's layers by default (2502.12055 eq. 6).
         positions: all positions of the directions by default.
         alphas: raw strengths, 1 and 3 by default; with ``change="ablate"`` the share of the
-            component that is removed, 1 by default.
+            component that is removed, 1 by default; of ``cap``, ``floor`` and ``fix`` the bounds of
+            the projection, such as percentiles from :func:`rolelens.thresholds`.
         tokens: which tokens are steered; all by default.
         method: how the options of questions are scored, see :func:`rolelens.evaluate`.
-        change: ``add`` (eq. 3), the default, adds alpha d at its layer; ``ablate`` (eq. 4) removes
-            d everywhere.
+        change: ``add`` (eq. 3), the default, adds alpha d at its layer, ``add_rescaled`` keeps the
+            norm of what it is added to; ``ablate`` (eq. 4) removes d everywhere; ``cap``, ``floor``
+            and ``fix`` keep the projection on d below alpha, above it or at it, at its layer.
         store: a file that keeps each finished piece. The same call goes on where it was stopped
             or killed, and anyone may read the file meanwhile (SQLite).
         options: how the task is put, see :class:`rolelens.tasks.Options`; ``metric=`` is a measure

@@ -19,7 +19,7 @@ from torch import Tensor
 from rolelens import tasks
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, checked_seed, unknown
-from rolelens.forward import Selection
+from rolelens.forward import Named
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.progress import track
@@ -122,7 +122,7 @@ def search(
     layers: Sequence[int] | None = None,
     positions: Sequence[int | None] | None = None,
     alphas: Sequence[float] | None = None,
-    tokens: Selection | None = None,
+    tokens: Named | None = None,
     method: str | None = None,
     by: str | None = None,
     screened: int = 128,

@@ -232,9 +232,9 @@ class Run:
             "torch": str(torch.__version__),
         }
         directions = {
-            step.direction.sha: step.direction.vector.detach().float().cpu().numpy()
+            direction.sha: direction.vector.detach().float().cpu().numpy()
             for cell in self.cells
-            for step in cell.steering.steps
+            for direction in cell.steering.directions
         }
         cells = [(*cell.label.values(), json.dumps(cell.steering.to_dict())) for cell in self.cells]
         items = [

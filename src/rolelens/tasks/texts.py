@@ -11,7 +11,7 @@ from torch import Tensor
 from rolelens import forward
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError
-from rolelens.forward import Hooks, Tokens
+from rolelens.forward import Gated, Hooks, Tokens
 from rolelens.lens import Lens
 
 
@@ -75,6 +75,11 @@ def check_on_text(hooks: Hooks) -> None:
     """
     for fn in [hooks] if callable(hooks) else [fn for _, fn in hooks]:
         for chosen in getattr(fn, "selections", ()):
+            if isinstance(chosen, Gated):
+                raise InputError(
+                    "steering on a condition is decided at a prompt, which a text does not have; "
+                    "take the condition off."
+                )
             if chosen != "all":
                 raise InputError(
                     f"tokens is {chosen!r}, which a text without a prompt does not have; steer it "
