@@ -10,6 +10,7 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 
 FOLDER = os.environ.get("ROLELENS_FOREIGN")
@@ -19,6 +20,8 @@ def foreign(name: str) -> Any:
     """A module of another library, or a skipped test."""
     if FOLDER and FOLDER not in sys.path:
         sys.path.append(FOLDER)  # behind what is installed, so that nothing is replaced
+    if name == "repeng" and not hasattr(np, "float_"):
+        np.float_ = np.float64  # a name of numpy 1 in an annotation of repeng's
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

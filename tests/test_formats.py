@@ -339,14 +339,10 @@ def test_what_are_no_files_of_caa_is_refused(tmp_path: Path) -> None:
     with pytest.raises(rl.InputError, match="vectors of a, b; say which, as in model='a'"):
         interop.read_caa(tmp_path)
     assert interop.read_caa(tmp_path, model="b").layers == (2,)
+    torch.save(torch.ones(3, 4), tmp_path / "p.pt")
+    lowest = interop.read_persona_vectors(tmp_path / "p.pt")
     with pytest.raises(rl.InputError, match="from layer 0"):
-        interop.write_caa(
-            interop.read_persona_vectors(
-                interop.write_persona_vectors(interop.read_caa(tmp_path, "a"), tmp_path / "p", 3)
-            ),
-            tmp_path / "w",
-            "m",
-        )
+        interop.write_caa(lowest, tmp_path / "w", "m")
 
 
 # vLLM

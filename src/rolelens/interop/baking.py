@@ -190,8 +190,13 @@ def stock_weights(lens: Lens) -> tuple[Any, dict[str, Tensor]]:
             f"the weights of {lens.name} are not those of a checkpoint (a HookedTransformer, or a "
             "bridge in compatibility mode); load the model with rl.load(name)."
         )
-    inner = "._original_component"
-    return original.config, {k.replace(inner, ""): v for k, v in original.state_dict().items()}
+    from transformers import AutoModelForCausalLM
+
+    # A bridge names what it wraps anew, and some of it twice.
+    held = {k.replace("._original_component", ""): v for k, v in original.state_dict().items()}
+    with torch.device("meta"):
+        stock = AutoModelForCausalLM.from_config(original.config).state_dict()
+    return original.config, {name: held[name] for name in stock}
 
 
 def plan_of(steering: Steering, n_layers: int) -> Plan:

@@ -25,6 +25,8 @@ TENSOR, METADATA = "steering_vector.safetensors", "metadata.json"
 def read_persona_vectors(path: str | Path, name: str | None = None) -> Directions:
     """Directions of a file of a trait, such as ``evil_response_avg_diff.pt``.
 
+    Rows that are not numbers, as :func:`write_persona_vectors` writes them, are left out.
+
     Args:
         path: the file.
         name: what they stand for; by default the file's name up to ``_response_avg_diff``.
@@ -35,14 +37,11 @@ def read_persona_vectors(path: str | Path, name: str | None = None) -> Direction
     file = Path(path)
     content = load_pickled(file, "persona vectors")
     if not isinstance(content, torch.Tensor) or content.ndim != 2 or len(content) < 2:
-        shape = (
-            tuple(content.shape) if isinstance(content, torch.Tensor) else type(content).__name__
-        )
         raise InputError(
-            f"{str(file)!r} holds {shape}, and persona vectors are one tensor [n_layers + 1, "
-            "d_model]; name another file."
+            f"{str(file)!r} holds {_told(content)}, and persona vectors are one tensor "
+            "[n_layers + 1, d_model]; name another file."
         )
-    rows = dict(enumerate(content[:-1].float()))
+    rows = {n: row for n, row in enumerate(content[:-1].float()) if not row.isnan().any()}
     known = [end for end in ("_response_avg", "_prompt_avg", "_prompt_last") if end in file.stem]
     trait = file.stem.split(known[0])[0] if known else file.stem
     return gathered(rows, name or trait, f"persona vectors, {file.name}")

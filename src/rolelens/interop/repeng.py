@@ -40,5 +40,5 @@ def from_repeng(vector: Any, name: str = "control vector") -> Directions:
     Raises:
         InputError: they are not vectors of one width.
     """
-    found = {k + 1: torch.as_tensor(one).float() for k, one in vector.directions.items()}
+    found = {k + 1: torch.tensor(one).float() for k, one in vector.directions.items()}
     return gathered(found, name, f"repeng, a {vector.model_type} model")
