@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import oracles
 import rolelens as rl
 import tiny
 from conftest import tiny_lens
 from rolelens.interop import bake
-from rolelens.interop.baking import STOCK
+from rolelens.interop.stock import STOCK
 
 ABLATED = ("Llama", "Mistral", "Qwen2", "Qwen3", "GPT2", "Phi", "Phi3", "Mixtral", "Qwen3Moe")
 ABLATED += ("GptOss", "Llama4", "DeepseekV3", "Granite", "Cohere2")
@@ -158,6 +159,8 @@ def test_the_folder_says_what_was_baked(baked: dict[str, Any]) -> None:
     assert config["tie_word_embeddings"] is False
     lens = rl.load(folder)  # it is a model like any other, with its chat format
     assert lens.chat.template == tiny.TEMPLATE
+    stock = AutoTokenizer.from_pretrained(folder)  # TransformerLens' one begins every text with BOS
+    assert stock("Prove it.").input_ids == tiny.tokenizer()("Prove it.").input_ids
 
 
 def test_ablation_and_addition_together(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_what_is_greedy_is_told(harness: Any) -> None:
 def test_whole_texts_and_generated_ones(harness: Any, saved: Path, tmp_path: Path) -> None:
     hugging = foreign("lm_eval.models.huggingface")
     instance = foreign("lm_eval.api.instance").Instance
-    theirs = hugging.HFLM(str(saved), device="cpu", dtype="float32", batch_size=2, max_length=128)
+    theirs = hugging.HFLM(str(saved), device="cpu", dtype="float32", batch_size=2, max_length=127)
     d = direction()
     ours = harness.harness_class()(str(saved), rl.add(d, 2.0))
 

@@ -9,7 +9,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from rolelens.errors import InputError, writing
 from rolelens.hooks import Steering
 from rolelens.interop.additions import check_whole
+from rolelens.interop.stock import STOCK, Stock, stock_tokenizer, stock_weights
 from rolelens.lens import Lens
 
 PROBES = ("What is a river?", "Name three birds, please.")
@@ -29,82 +30,6 @@ TOLERANCE = 1e-3
 """Largest difference of logits between hooks and baked weights, in float32 and above."""
 ROUNDED = 0.1
 """The same below float32, as a share of the largest logit: a guard against errors, not rounding."""
-
-
-@dataclass(frozen=True)
-class Stock:
-    """How a stock architecture writes to the residual stream.
-
-    Attributes:
-        writers: parameters of a block whose output is added to the stream, and along which axis of
-            each the stream lies. A block may lack some, as one without experts does.
-        bias: the parameter of a block that is added to the last that it writes, if there is one.
-        switch: the field of the configuration that gives it this bias.
-        scale: the field of the configuration that multiplies what a block writes.
-        refused: why ablation and additions above the embedding cannot be baked.
-    """
-
-    writers: Mapping[str, int] = field(default_factory=dict)
-    bias: str | None = None
-    switch: str | None = None
-    scale: str | None = None
-    refused: str | None = None
-
-
-_ATTENTION = {"self_attn.o_proj.weight": 0, "self_attn.o_proj.bias": 0}
-_GATED = _ATTENTION | {"mlp.down_proj.weight": 0, "mlp.down_proj.bias": 0}
-_NORMED = (
-    "a norm follows what its attention and MLPs write, so that no weight before it has the effect"
-)
-STOCK = {
-    "llama": Stock(_GATED, "mlp.down_proj.bias", "mlp_bias"),
-    "granite": Stock(_GATED, "mlp.down_proj.bias", "mlp_bias", "residual_multiplier"),
-    "mistral": Stock(_GATED),
-    "qwen2": Stock(_GATED),
-    "qwen3": Stock(_GATED),
-    "phi3": Stock(_GATED),
-    "cohere2": Stock(_GATED),
-    "mixtral": Stock(_ATTENTION | {"mlp.experts.down_proj": 1}),
-    "qwen3_moe": Stock(_GATED | {"mlp.experts.down_proj": 1}),
-    "deepseek_v3": Stock(
-        _GATED | {"mlp.experts.down_proj": 1, "mlp.shared_experts.down_proj.weight": 0}
-    ),
-    "llama4_text": Stock(
-        _ATTENTION
-        | {
-            "feed_forward.down_proj.weight": 0,
-            "feed_forward.experts.down_proj": 2,
-            "feed_forward.shared_expert.down_proj.weight": 0,
-        }
-    ),
-    # The weights of the experts that are chosen sum to 1, so that what all of them add is added.
-    "gpt_oss": Stock(
-        _ATTENTION | {"mlp.experts.down_proj": 2, "mlp.experts.down_proj_bias": 1},
-        "mlp.experts.down_proj_bias",
-    ),
-    "gpt2": Stock(
-        {
-            "attn.c_proj.weight": 1,
-            "attn.c_proj.bias": 0,
-            "mlp.c_proj.weight": 1,
-            "mlp.c_proj.bias": 0,
-        },
-        "mlp.c_proj.bias",
-    ),
-    "phi": Stock(
-        {
-            "self_attn.dense.weight": 0,
-            "self_attn.dense.bias": 0,
-            "mlp.fc2.weight": 0,
-            "mlp.fc2.bias": 0,
-        },
-        "mlp.fc2.bias",
-    ),
-    "gemma2": Stock(refused=_NORMED),
-    "gemma3_text": Stock(refused=_NORMED),
-    "olmo2": Stock(refused=_NORMED),
-}
-"""The architectures that are known, by the ``model_type`` of their configuration."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +78,14 @@ def bake(lens: Lens, steering: Steering, folder: str | Path) -> Path:
     stock, plan = STOCK[config.model_type], plan_of(steering, lens.n_layers)
     _check_held(config.model_type, stock, plan)
     changed = _changed(lens, config, state, stock, plan)
-    model = _model(lens, config, changed)
+    model = _model(lens, config, changed, plan)
     difference = _compare(lens, model, steering)
     scratch_of = partial(tempfile.TemporaryDirectory, dir=target.parent, prefix=f".{target.name}-")
     # A folder beside it is on the same disk, so that the result appears whole or not at all.
     with writing(target), scratch_of() as scratch:
         whole = Path(scratch) / "checkpoint"
         model.save_pretrained(whole)
-        tokenizer = copy.deepcopy(lens.tokenizer)
+        tokenizer = stock_tokenizer(lens)
         tokenizer.chat_template = lens.chat.template
         tokenizer.save_pretrained(whole)
         record = {
@@ -175,28 +100,6 @@ def bake(lens: Lens, steering: Steering, folder: str | Path) -> Path:
             target.rmdir()
         whole.replace(target)
     return target
-
-
-def stock_weights(lens: Lens) -> tuple[Any, dict[str, Tensor]]:
-    """The configuration and the weights of the transformers model that a lens wraps.
-
-    Raises:
-        InputError: it wraps none, or its weights were folded or centred.
-    """
-    bridge: Any = lens.model
-    original = getattr(bridge, "original_model", None)
-    if original is None or getattr(bridge, "compatibility_mode", False):
-        raise InputError(
-            f"the weights of {lens.name} are not those of a checkpoint (a HookedTransformer, or a "
-            "bridge in compatibility mode); load the model with rl.load(name)."
-        )
-    from transformers import AutoModelForCausalLM
-
-    # A bridge names what it wraps anew, and some of it twice.
-    held = {k.replace("._original_component", ""): v for k, v in original.state_dict().items()}
-    with torch.device("meta"):
-        stock = AutoModelForCausalLM.from_config(original.config).state_dict()
-    return original.config, {name: held[name] for name in stock}
 
 
 def plan_of(steering: Steering, n_layers: int) -> Plan:
@@ -317,18 +220,20 @@ def _without(weight: Tensor, axis: int, removed: Float[Tensor, "direction d_mode
     return moved.movedim(-1, axis).to(weight.dtype).contiguous()
 
 
-def _model(lens: Lens, config: Any, state: dict[str, Tensor]) -> Any:
+def _model(lens: Lens, config: Any, state: dict[str, Tensor], plan: Plan) -> Any:
     """A transformers model of its own with these weights."""
     from transformers import AutoModelForCausalLM
 
+    made: Any = AutoModelForCausalLM
     original: Any = lens.model
     stock = STOCK[config.model_type]
     config = copy.deepcopy(config)
     config.architectures = [type(original.original_model).__name__]
-    config.tie_word_embeddings = False
+    if len(plan.removed) or 0 in plan.added:  # the embedding changes, and the unembedding may not
+        config.tie_word_embeddings = False
     if stock.switch and any(name.endswith(str(stock.bias)) for name in state):
         setattr(config, stock.switch, True)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=lens.dtype)
+    model = made.from_config(config, dtype=lens.dtype)
     model = model.to(next(iter(state.values())).device).eval()
     for name, weight in model.state_dict().items():
         # Biases that came with the one that was needed.

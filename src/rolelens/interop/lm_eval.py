@@ -14,6 +14,7 @@ from rolelens import forward
 from rolelens.errors import InputError
 from rolelens.forward import Tokens
 from rolelens.hooks import Steering
+from rolelens.interop.stock import stock_tokenizer
 from rolelens.lens import Lens
 from rolelens.loading import load
 from rolelens.tasks import Problem, Problems, Question, Questions, Task
@@ -64,7 +65,7 @@ class Requests:
         loaded = Steering.load(steering) if isinstance(steering, str) else steering
         self.steering = loaded or Steering()
         self.steering.check(self.lens.source, self.lens.n_layers)
-        self.tokenizer = self.lens.tokenizer
+        self.tokenizer = stock_tokenizer(self.lens)
 
     @property
     def eot_token_id(self) -> int:
@@ -86,8 +87,10 @@ class Requests:
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
         """Token ids of a text that stands alone, or of a piece of one."""
+        begin = self.tokenizer.bos_token
         if add_special_tokens is None:
-            return list(self.lens.chat.raw_ids(string))
+            # A text that begins with the token gets no second one.
+            add_special_tokens = not (begin and string.startswith(begin))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
@@ -170,7 +173,10 @@ class Requests:
         return out
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability (nats) of whole texts, in windows of the context's length."""
+        """Log-probability (nats) of whole texts, in windows one shorter than the context.
+
+        The last token of a window is read as well, so that it takes a place.
+        """
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
         out = []
@@ -263,13 +269,13 @@ def lm_eval_task(
         InputError: there is no such task, it is a group, or it asks for anything but choices and
             generated texts.
     """
-    from lm_eval.tasks import TaskManager, get_task_dict
+    from lm_eval.tasks import TaskManager
 
     try:
-        found: Mapping[str, Any] = get_task_dict([name], manager or TaskManager())
+        found: Mapping[str, Any] = (manager or TaskManager()).load(name)["tasks"]
     except KeyError as error:
         raise InputError(f"lm-evaluation-harness has no task {name!r} ({error}).") from error
-    task = found.get(name)
+    task: Any = found.get(name)
     kind = getattr(task, "OUTPUT_TYPE", None)
     if kind not in ("multiple_choice", "generate_until"):
         raise InputError(
