@@ -9,6 +9,11 @@ from rolelens.interop.baking import bake
 from rolelens.interop.caa import read_caa, write_caa
 from rolelens.interop.control_vectors import read_control_vector, write_control_vector
 from rolelens.interop.hub import from_pretrained, push_to_hub, save_pretrained
+from rolelens.interop.neuronpedia import (
+    neuronpedia_steering,
+    neuronpedia_upload,
+    upload_to_neuronpedia,
+)
 from rolelens.interop.persona_vectors import (
     read_persona_folder,
     read_persona_vectors,
@@ -30,6 +35,8 @@ __all__ = [
     "from_pretrained",
     "from_repeng",
     "from_steering_vector",
+    "neuronpedia_steering",
+    "neuronpedia_upload",
     "push_to_hub",
     "read_caa",
     "read_control_vector",
@@ -41,6 +48,7 @@ __all__ = [
     "to_repeng",
     "to_steering_vector",
     "to_vllm_lens",
+    "upload_to_neuronpedia",
     "write_caa",
     "write_control_vector",
     "write_layer_activations",
