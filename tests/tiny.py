@@ -175,12 +175,15 @@ def tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
 
 
 @cache
-def reference(architecture: str) -> Any:
+def reference(architecture: str, n_ctx: int = 128) -> Any:
     """A random Hugging Face model, eager attention, eval mode; never to be changed."""
     default = (f"{architecture}Config", f"{architecture}ForCausalLM")
     config_name, model_name = _CLASSES.get(architecture, default)
     torch.manual_seed(0)
-    config = getattr(transformers, config_name)(**(_CONFIGS | FURTHER)[architecture])
+    fields = dict((_CONFIGS | FURTHER)[architecture])
+    for name in ("n_positions", "max_position_embeddings"):
+        fields |= {name: n_ctx} if name in fields else {}
+    config = getattr(transformers, config_name)(**fields)
     config._attn_implementation = "eager"
     config.architectures = [model_name]
     return getattr(transformers, model_name)(config).eval()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rolelens.cli import prompts, scores, vectors
+from rolelens.cli import exports, prompts, scores, vectors
 
 app = typer.Typer(
     name="rolelens",
@@ -44,6 +44,7 @@ for command in (
     scores.paper,
     vectors.patchscope,
     vectors.report,
+    exports.export,
     vectors.models,
     vectors.roles,
 ):
