@@ -12,7 +12,7 @@ import torch
 
 from rolelens import forward
 from rolelens.errors import InputError
-from rolelens.forward import Tokens
+from rolelens.forward import Batch, Tokens
 from rolelens.hooks import Steering
 from rolelens.interop.stock import stock_tokenizer
 from rolelens.lens import Lens
@@ -157,7 +157,8 @@ class Requests:
         """What greedy decoding writes after each prompt, ends of text and all."""
         tokens = Tokens(tuple(prompts), tuple(map(len, prompts)), 0, self.lens.source)
         out: list[list[int]] = [[] for _ in prompts]
-        for batch in forward.batches(tokens, forward.GENERATED_BUDGET, same_prompt_length=True):
+
+        def written(batch: Batch) -> list[list[int]]:
             chosen = forward.decode(
                 self.lens.model,
                 batch,
@@ -167,9 +168,15 @@ class Requests:
                 hooks=self.steering,
                 cache=True,
             )
-            ids = torch.stack(list(chosen), dim=1).tolist()
-            for row, written in zip(batch.rows.tolist(), ids, strict=True):
-                out[row] = written
+            ids: list[list[int]] = torch.stack(list(chosen), dim=1).tolist()
+            return ids
+
+        budget = forward.generated_budget(self.lens.model, max(map(len, prompts)), steps)
+        for batch, rows in forward.batched(
+            self.lens.model, tokens, written, budget=budget, same_prompt_length=True
+        ):
+            for row, ids in zip(batch.rows.tolist(), rows, strict=True):
+                out[row] = ids
         return out
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
