@@ -6,6 +6,7 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 """
 
 from rolelens.forward.backward import gradients
+from rolelens.forward.baking import baked
 from rolelens.forward.decoding import Pick, decode
 from rolelens.forward.edits import ABLATED, SITES, Edit, Kind, Operation, Point
 from rolelens.forward.models import (
@@ -33,6 +34,7 @@ from rolelens.forward.passes import (
     unembed,
 )
 from rolelens.forward.plain import Plain, cells, mixes
+from rolelens.forward.points import graph, point_gradients, point_states
 from rolelens.forward.selection import (
     Running,
     Selection,
@@ -83,6 +85,7 @@ __all__ = [
     "Tokens",
     "answer_logprobs",
     "answer_states",
+    "baked",
     "batches",
     "cells",
     "check_effect",
@@ -95,12 +98,15 @@ __all__ = [
     "fingerprint",
     "foreign_hooks",
     "gradients",
+    "graph",
     "groups",
     "install",
     "installed",
     "is_centred",
     "mixes",
     "next_token_logits",
+    "point_gradients",
+    "point_states",
     "probe",
     "release_memory",
     "residual_stream",

@@ -1,0 +1,6 @@
+"""Weight updates as activation shifts (2603.00425), and a trained reference for steering."""
+
+from rolelens.updates.adapter import Adapter, correct_logprob, train_adapter
+from rolelens.updates.weights import baked_in, first_order_shift
+
+__all__ = ["Adapter", "baked_in", "correct_logprob", "first_order_shift", "train_adapter"]
