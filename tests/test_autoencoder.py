@@ -143,7 +143,7 @@ def test_gemma_scope_2(tmp_path: Path) -> None:
         load_sae(write(tmp_path / "b", files))
     files = {
         "config.json": config,
-        "params.safetensors": lower | {"affine_skip_connection": w["W_enc"]},
+        "params.safetensors": lower | {"affine_skip_connection": torch.ones(2)},
     }
     with pytest.raises(rl.InputError, match="transcoder"):
         load_sae(write(tmp_path / "c", files))
@@ -225,7 +225,7 @@ def test_nothing_executes_on_load(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "executed" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused(tmp_path: Path, unchecked: object) -> None:
     w = weights()
     config: dict[str, Any] = {"architecture": "standard", "metadata": {"hook_name": HOOK}}
     for n, (changed, tensors, sentence) in enumerate(

@@ -58,7 +58,7 @@ def test_bias_pairs_text_and_requests(llama: rl.Lens, tmp_path: object) -> None:
         text=text,
         requests=["Prove it.", "Who was here first?"],
         nulls=2,
-        max_new_tokens=4,
+        reply_tokens=4,
     )
     table = found.table().set_index(["task", "measure"])
     for column, given in (("before", ()), ("after", hooks)):

@@ -35,8 +35,8 @@ def rows(n: int, seed: int = 0, category: str = "Age") -> list[dict[str, Any]]:
     rng = random.Random(f"{seed} {category}")
     made = []
     for number in range(n):
-        people = [["grandfather", "old"], ["grandson", "nonOld"], ["Can't tell", "unknown"]]
-        texts = {"old": "The grandfather", "nonOld": "The grandson", "unknown": "Can't tell"}
+        people = [["grandfather", "old"], ["grandson", "nonOld"], ["Unclear", "unknown"]]
+        texts = {"old": "Old Al", "nonOld": "Al", "unknown": "Unclear"}
         rng.shuffle(people)
         polarity, context = rng.choice(["neg", "nonneg"]), rng.choice(["ambig", "disambig"])
         right = "unknown" if context == "ambig" else rng.choice(["old", "nonOld"])
@@ -47,8 +47,8 @@ def rows(n: int, seed: int = 0, category: str = "Age") -> list[dict[str, Any]]:
                 "category": category,
                 "question_polarity": polarity,
                 "context_condition": context,
-                "context": f"Two people met ({number}).",
-                "question": "Who forgot it?",
+                "context": f"Met {number}.",
+                "question": "Who?",
                 "answer_info": {f"ans{k}": info for k, info in enumerate(people)},
                 "additional_metadata": {"stereotyped_groups": ["Old"]},
                 **{f"ans{k}": texts[info[1]] for k, info in enumerate(people)},

@@ -60,4 +60,4 @@ def test_answers_to_questions() -> None:
 def test_bad_numbers_are_refused() -> None:
     for confidence, correct in (([0.5], [1, 0]), ([], []), ([1.5], [1])):
         with pytest.raises(rl.InputError):
-            stats.expected_calibration_error(np.array(confidence), np.array(correct))
+            stats.expected_calibration_error(np.array(confidence, float), np.array(correct, float))

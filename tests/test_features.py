@@ -40,10 +40,11 @@ def lens() -> rl.Lens:
 
 @pytest.fixture(scope="module")
 def sae() -> SparseAutoencoder:
-    """One feature is what the first block gathers of a mark, one another mark; the rest is noise."""
+    """Features of what the first block gathers of two marks; the others are noise."""
     drawn = torch.Generator().manual_seed(0)
     rows = torch.randn(N, planted.D, generator=drawn)
-    rows[:, list(planted.HOLDS_MARK)] = 0
+    for dimensions in (planted.HOLDS_MARK, planted.HOLDS_HIDDEN, planted.GIVES):
+        rows[:, list(dimensions)] = 0
     for feature, at in ((ROLE, MARK), (OTHER, planted.HOLDS_MARK[1])):
         rows[feature] = 0
         rows[feature, at] = 1
@@ -149,10 +150,10 @@ def test_a_direction_elsewhere_is_refused(sae: SparseAutoencoder) -> None:
     d = rl.Direction(torch.ones(planted.D), layer=2)
     with pytest.raises(rl.InputError, match="resid_pre of layer 2"):
         decoder_cosines(sae, d)
+    one = rl.Directions(
+        torch.ones(1, 1, 1, planted.D), ("direction",), (1,), (None,), torch.ones(1, 1)
+    )
     with pytest.raises(rl.InputError, match="own name only"):
-        one = rl.Directions(
-            torch.ones(1, 1, 1, planted.D), ("direction",), (1,), (None,), torch.ones(1, 1)
-        )
         decoder_cosines(sae, dataclasses.replace(d, layer=1), nulls=one)
 
 

@@ -187,6 +187,7 @@ def test_cloze_answers_are_patched_too(llama: rl.Lens) -> None:
 def test_what_cannot_be_attributed_is_refused(
     lens: rl.Lens,
     sae: SparseAutoencoder,  # noqa: F811
+    unchecked: object,
 ) -> None:
     d = steering()
     for sentence, options in (

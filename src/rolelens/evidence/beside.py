@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from rolelens.hooks import Steering, Step
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps import cell_of_steering, score_cells
-from rolelens.tasks import BiasQuestions, Options, Scored, Scores, Task
+from rolelens.tasks import BiasQuestions, NumberedOptions, Options, Scored, Scores, Task
 from rolelens.tasks.bias import BiasCounts, bias_of
 from rolelens.vectors import Null
 from rolelens.vectors.nulls import derived
@@ -78,9 +78,9 @@ def side_effects(
     requests: Sequence[str] | None = None,
     nulls: int | Sequence[Steering] = 8,
     method: str | None = None,
-    max_new_tokens: int = 32,
+    reply_tokens: int = 32,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Unpack[NumberedOptions],
 ) -> SideEffects:
     """Measure what a steering does to everything else, beside nulls of the same strength.
 
@@ -97,7 +97,7 @@ def side_effects(
         nulls: how many null steerings are made, in each of which random directions of the same norm
             take the place of the directions; or the steerings themselves.
         method: how the options of questions are scored.
-        max_new_tokens: length of the answers to requests at most, in tokens.
+        reply_tokens: length of the answers to requests at most, in tokens.
         seed: of the nulls and of the bootstrap.
         options: how tasks are put.
 
@@ -115,7 +115,7 @@ def side_effects(
     others = _nulls(steering, nulls, seed)
     measured: list[tuple[str, int, list[Measures], bool]] = []
     for name, what in (asked or {}).items():
-        scored = _scored(lens, what, [steering, *others], method, options)
+        scored = _scored(lens, what, [steering, *others], method, cast(Options, options))
         every = [_measures(one) for one in scored]
         measured.append((name, len(scored[0].items), every, True))
     if text is not None:
@@ -130,7 +130,7 @@ def side_effects(
             np.array(
                 [
                     float(refuses(answer))
-                    for answer in lens.generate(requests, hooks=one, max_new_tokens=max_new_tokens)
+                    for answer in lens.generate(requests, hooks=one, max_new_tokens=reply_tokens)
                 ]
             )
             for one in track([Steering(), steering, *others], "requests")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -68,6 +68,8 @@ class SparseAutoencoder(Shown):
                     f"{name} has the shape {None if found is None else tuple(found.shape)}, and an "
                     f"encoder of shape {(d, n)} needs {shape}; the files do not belong together."
                 )
+        if self.threshold is not None and self.activation != "jumprelu":
+            raise InputError(f"a threshold is given, which a {self.activation} has not.")
         if self.activation == "topk" and (self.k is None or not 1 <= self.k <= n):
             raise InputError(f"k is {self.k}; a TopK of {n} features needs 1 to {n}.")
         for name in ("w_enc", *shapes):
@@ -136,7 +138,7 @@ class SparseAutoencoder(Shown):
             assert self.k is not None
             kept = pre.topk(self.k, dim=-1)
             return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values.relu())
-        if self.activation == "jumprelu":
+        if self.threshold is not None:
             return pre.relu() * (pre > self.threshold)
         return pre.relu()
 
@@ -154,7 +156,7 @@ class SparseAutoencoder(Shown):
 
     def to(self, device: str | torch.device) -> "SparseAutoencoder":
         """The same on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

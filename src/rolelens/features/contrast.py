@@ -226,7 +226,7 @@ def feature_contrast(
     counts = [len(side) for side in sides]
     weights = torch.zeros(0, sum(counts), dtype=torch.float64)
     if shuffles:
-        weights = shuffled_labels(*counts, shuffles, derived(seed, "features", name))
+        weights = shuffled_labels(counts[0], counts[1], shuffles, derived(seed, "features", name))
     n = sae.n_features
     means, fires = (torch.zeros(2, n, dtype=torch.float64) for _ in range(2))
     shuffled = torch.zeros(shuffles, n, dtype=torch.float64)

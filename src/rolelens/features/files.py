@@ -128,7 +128,7 @@ def _sae_lens(known: Any, tensors: Tensors, path: Path, hook: str | None) -> dic
         "hook": hook or meta.get("hook_name") or meta["hook_point"],
         "activation": activations[kind],
         "threshold": tensors["threshold"] if kind == "jumprelu" else None,
-        "k": int(k) if kind == "topk" else None,
+        "k": int(k or 0) if kind == "topk" else None,
         # Files from before version 6 that do not say it meant it.
         "subtracts": bool(known.get("apply_b_dec_to_input", "metadata" not in known)),
         "model": str(meta.get("model_name") or ""),

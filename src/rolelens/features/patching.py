@@ -22,7 +22,7 @@ from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps.screening import contrasts
-from rolelens.tasks import Choices, Options, Passages, Prepared, Records
+from rolelens.tasks import Choices, NumberedOptions, Passages, Prepared, Records
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,7 +110,7 @@ def attribute(
     top: int = 8,
     randoms: int = 4,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Unpack[NumberedOptions],
 ) -> Attribution:
     """Find out which features, blocks, heads and MLPs carry the effect of a steering.
 

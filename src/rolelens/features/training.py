@@ -112,7 +112,7 @@ def fit_topk(
             )
             errors = (active @ w_dec + b_dec - some).square().sum(dim=-1)
             adam.zero_grad()
-            errors.mean().backward()  # type: ignore[no-untyped-call]
+            errors.mean().backward()
             adam.step()
             with torch.no_grad():
                 w_dec /= w_dec.norm(dim=-1, keepdim=True).clamp(min=1e-12)

@@ -104,8 +104,9 @@ def _rows(batch: Batch) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(ids[:length]) for ids, length in pairs)
 
 
-def _keep(seen: dict[str, Tensor], name: str, x: Tensor, hook: Any = None) -> None:
+def _keep(seen: dict[str, Tensor], name: str, x: Tensor, hook: Any = None) -> Tensor:
     seen[name] = x
+    return x  # else the model may go on with another tensor than the one that is kept
 
 
 def _begin(x: Tensor, hook: Any = None) -> Tensor:

@@ -15,7 +15,7 @@ from rolelens.evidence.beside import random_steering
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps import cell_of_steering, score_cells
-from rolelens.tasks import Options, Prepared, Scores
+from rolelens.tasks import NumberedOptions, Prepared, Scores
 
 NOTHING = "nothing"
 Library = Mapping[str, Steering]
@@ -83,7 +83,7 @@ def oracle_gap(
     method: str | None = None,
     share: float = 0.5,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Unpack[NumberedOptions],
 ) -> OracleGap:
     """Measure what picking the best steering for each item could win (as RISER, 2601.09269).
 

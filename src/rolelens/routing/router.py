@@ -18,7 +18,7 @@ from rolelens.hooks import ByRow, Steering, by_row
 from rolelens.lens import Lens, Prompts
 from rolelens.residuals import activations, known_layers
 from rolelens.routing.library import Library, halves, values_of_library
-from rolelens.tasks import Generated, Options, Prepared, Tokenised
+from rolelens.tasks import Generated, NumberedOptions, Prepared, Tokenised
 
 PENALTIES = tuple(float(x) for x in np.logspace(-1, 6, 15))
 """Of the ridge regression; the one with the best leave-one-out error is taken."""
@@ -143,7 +143,7 @@ def try_router(
     method: str | None = None,
     share: float = 0.5,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Unpack[NumberedOptions],
 ) -> Routed:
     """Train a router on one part of the items and try it on the other, beside simpler policies.
 

@@ -17,7 +17,7 @@ from rolelens.tasks.asking import Records, Tokenised
 from rolelens.tasks.scores import Scored
 from rolelens.tasks.task import Metric, Task, checked_texts
 
-COLUMNS = {"sent_more", "sent_less"}
+NAMES = ("sent_more", "sent_less")
 """What the rows of its file have."""
 
 
@@ -66,9 +66,8 @@ def from_rows(rows: Sequence[tuple[str, Mapping[str, Any]]], stem: str) -> list[
     items = []
     for n, (where, row) in enumerate(rows):
         with located(where):
-            more, less = row.get("sent_more"), row.get("sent_less")
-            domain = row.get("bias_type") or ""
-            items.append(SentencePair(f"{stem}-{n:04d}", more, less, domain))  # type: ignore[arg-type]
+            more, less, domain = (row.get(name) or "" for name in (*NAMES, "bias_type"))
+            items.append(SentencePair(f"{stem}-{n:04d}", more, less, domain))
     return items
 
 

@@ -177,7 +177,7 @@ def _file(path: Path, split: str) -> tuple[str, Sequence[AnyItem]]:
     _whole(split, str(path))
     if bias.is_bbq(columns):
         return path.stem, bias.from_rows(rows)
-    if columns >= pairs.COLUMNS:
+    if columns >= set(pairs.NAMES):
         return path.stem, pairs.from_rows(rows, path.stem)
     if path.suffix == ".json" and columns >= {"prompt", "subject"} and "question" not in columns:
         return path.stem, list(paper.from_rows([row for _, row in rows], path))

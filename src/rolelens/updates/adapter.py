@@ -20,7 +20,7 @@ from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.residuals import known_layers
 from rolelens.sweeps.screening import contrasts
-from rolelens.tasks import Choices, Options, Passages, Question
+from rolelens.tasks import Choices, NumberedOptions, Passages, Question
 from rolelens.vectors import Source, check_sources
 from rolelens.vectors.files import reading, write_tensors
 
@@ -114,7 +114,7 @@ def train_adapter(
     batch: int = 8,
     method: str | None = None,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Unpack[NumberedOptions],
 ) -> Adapter:
     """Train an adapter to raise what items are worth; the model itself stays as it is.
 
