@@ -25,7 +25,7 @@ def table(kind: str, **options: int):
 
 def test_where_a_shift_is_all_nothing_is_lost() -> None:
     found = table("shift")
-    assert found.loc["means", "auroc"] > 0.9
+    assert found.loc["means", "auroc"] > 0.85
     assert (found.loc[["perceptron", "kernel"], "gain"] < 0.03).all()
 
 

@@ -131,8 +131,8 @@ def steering() -> rl.Steering:
     """The role, and as much of noise."""
     drawn = torch.Generator().manual_seed(5)
     vector = torch.randn(planted.D, generator=drawn)
-    vector[list(planted.HOLDS_MARK)] = 0
-    vector[list(planted.GIVES)] = 0
+    for dimensions in (planted.HOLDS_MARK, planted.HOLDS_HIDDEN, planted.GIVES):
+        vector[list(dimensions)] = 0
     vector = vector / vector.norm()
     vector[MARK] = 1.0
     return rl.add(rl.Direction(vector, layer=1, name="math"), 1.0)

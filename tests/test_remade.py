@@ -32,8 +32,8 @@ def test_folds_of_prompts_leave_each_prompt_out_once(lens: rl.Lens) -> None:
     from rolelens.vectors.controls import Folds
 
     sums = Folds({"math": 20, "base": 20}, 4, 0).sums
-    expected = sums["math"].weights[0] @ x - sums["base"].weights[0] @ y
-    kept = (sums["math"].weights > 0).sum(dim=1)
+    expected = sums["math"]._weights[0] @ x - sums["base"]._weights[0] @ y
+    kept = (sums["math"]._weights > 0).sum(dim=1)
     assert kept.tolist() == [15] * 4
     torch.testing.assert_close(
         folds[0]["math"].at(1, -1).vector.double(), expected, rtol=1e-4, atol=1e-5

@@ -89,9 +89,9 @@ def test_where_nothing_tells_the_router_wins_nothing(lens: rl.Lens) -> None:
 
 
 def test_the_oracle_has_chance_priced_in(lens: rl.Lens) -> None:
-    found = oracle_gap(lens, library(), task(), nulls=7, by="accuracy")
-    assert found.gap > 0.2
-    assert found.rank == 1 / 8
+    found = oracle_gap(lens, library(), task(120), nulls=9, by="accuracy")
+    assert found.oracle > 0.9
+    assert found.rank <= 0.2
     assert found.beyond_chance > 0.2
     # Directions that do nothing here: what the oracle gains by luck, nulls gain as well.
     eye = torch.eye(planted.D)
@@ -99,7 +99,7 @@ def test_the_oracle_has_chance_priced_in(lens: rl.Lens) -> None:
         f"idle {n}": rl.add(rl.Direction(eye[planted.REST[10 + n]], layer=1, name=f"idle {n}"), 1.0)
         for n in range(2)
     }
-    nothing = oracle_gap(lens, idle, task(), nulls=7)
+    nothing = oracle_gap(lens, idle, task(), nulls=9)
     assert nothing.rank > 0.2
 
 

@@ -31,6 +31,8 @@ def token_scores(
 
     From zero to what enters the first block, summed over the width: how much each token of the
     input raises the log-probability, in nats. The last token, which is what is predicted, has 0.
+    A model that norms what enters the first block sees the direction of a token and not its size,
+    so that what its first attention reads of a token counts near zero only: few steps miss it.
 
     Args:
         lens: the model.
