@@ -30,7 +30,7 @@ class Fusion(Shown):
     The gold answer is in what is added and in what strengths are chosen by.
 
     Attributes:
-        frame: a row a problem and ``gold`` (``true``, ``shuffled`` or ``none``, which is unsteered):
+        frame: a row a problem and ``gold`` (``true``, ``shuffled``, or ``none``: unsteered):
             ``right``, ``overlap`` with the gold answer, ``perplexity`` of the answer, ``strengths``
             and ``text``.
     """
