@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 
 from rolelens import evidence, plots, stats
 from rolelens.errors import InputError
-from rolelens.evidence import Study, compare, load_study, study
+from rolelens.evidence import Study, compare, load_study, side_effects, study
 from rolelens.extraction import (
     contrast,
     half_vectors,
@@ -111,6 +111,7 @@ __all__ = [
     "rotate",
     "search",
     "separation",
+    "side_effects",
     "stats",
     "steerability",
     "study",

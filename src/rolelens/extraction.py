@@ -15,7 +15,7 @@ from rolelens.progress import track
 from rolelens.prompts import digest
 from rolelens.residuals import known_layers, known_positions, streamed
 from rolelens.vectors import Directions, RunningMean, WeightedSums
-from rolelens.vectors.controls import Halves, Kind, Nulls
+from rolelens.vectors.controls import Folds, Halves, Kind, Nulls
 
 Sets: TypeAlias = Mapping[str, Prompts]
 """Prompts of each name; those of ``"base"`` are what the others are measured against."""
@@ -118,6 +118,38 @@ def half_vectors(
     sets = _sets(roles, base)
     halves = Halves(_counts(sets), seed)
     return halves.of(_measure(lens, sets, layers, positions, halves.sums))
+
+
+def fold_vectors(
+    lens: Lens,
+    roles: Sets,
+    base: Prompts,
+    *,
+    k: int = 5,
+    seed: int = 0,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+) -> list[Directions]:
+    """Difference-in-means made again from all folds of the prompts but one, for each fold.
+
+    :func:`rolelens.evidence.study_folds` asks whether they have the same best cell and effect.
+    Every prompt runs once.
+
+    Args:
+        lens: the model.
+        roles: prompts of each role, as for :func:`role_vectors`.
+        base: prompts without a role; they are cut into folds, too.
+        k: how many folds.
+        seed: together with the name of a set it decides its folds.
+        layers: all of them by default.
+        positions: post-instruction positions by default.
+
+    Raises:
+        InputError: as for :func:`role_vectors`, fewer than 2 folds, or fewer prompts than folds.
+    """
+    sets = _sets(roles, base)
+    folds = Folds(_counts(sets), k, seed)
+    return folds.of(_measure(lens, sets, layers, positions, folds.sums))
 
 
 def null_vectors(

@@ -1,5 +1,6 @@
 """Whether an effect is more than chance: one experiment, with items kept apart."""
 
+from rolelens.evidence.beside import SideEffects, random_steering, side_effects
 from rolelens.evidence.comparison import Comparison, answer_table, changes, compare
 from rolelens.evidence.controls import FLOOR, Headroom, headroom, letters
 from rolelens.evidence.experiment import study
@@ -11,6 +12,7 @@ from rolelens.evidence.families import (
     given,
     transfer,
 )
+from rolelens.evidence.remade import PromptFolds, study_folds
 from rolelens.evidence.result import Study, load_study
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "Comparison",
     "Effect",
     "Headroom",
+    "PromptFolds",
+    "SideEffects",
     "Study",
     "answer_table",
     "beside_nulls",
@@ -29,6 +33,9 @@ __all__ = [
     "headroom",
     "letters",
     "load_study",
+    "random_steering",
+    "side_effects",
     "study",
+    "study_folds",
     "transfer",
 ]

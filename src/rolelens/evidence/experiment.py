@@ -23,11 +23,11 @@ from rolelens.tasks import (
     Choices,
     NumberedOptions,
     Options,
+    Passages,
     Prepared,
     Problems,
     Questions,
     Task,
-    Tokenised,
 )
 from rolelens.vectors import Direction, Directions, concat, geometry
 
@@ -409,7 +409,7 @@ def _named(room: Mapping[str | None, Any], task: str) -> dict[str, Any]:
 
 def _choice(choose: str | None, prepared: Prepared) -> str:
     if choose is None:
-        return "search" if isinstance(prepared, Tokenised) else "sweep"
+        return "search" if isinstance(prepared, Choices | Passages) else "sweep"
     if choose not in ("search", "sweep"):
         raise InputError(f"choose is {choose!r}; it has to be 'search' or 'sweep'.")
     return choose

@@ -6,6 +6,7 @@ forward publishes which token of the prompt stands where, so that hooks can sele
 """
 
 from rolelens.forward.backward import gradients
+from rolelens.forward.baking import baked
 from rolelens.forward.decoding import Pick, decode
 from rolelens.forward.edits import Edit
 from rolelens.forward.flops import Operations, count_operations
@@ -52,6 +53,7 @@ from rolelens.forward.passes import (
     unembed,
 )
 from rolelens.forward.plain import Plain, cells, mixes, resumes
+from rolelens.forward.points import graph, point_gradients, point_states
 from rolelens.forward.selection import (
     Condition,
     Gated,
@@ -106,6 +108,7 @@ __all__ = [
     "Tokens",
     "answer_logprobs",
     "answer_states",
+    "baked",
     "batch_bytes",
     "batched",
     "batches",
@@ -126,6 +129,7 @@ __all__ = [
     "gated",
     "generated_budget",
     "gradients",
+    "graph",
     "groups",
     "install",
     "installed",
@@ -135,6 +139,8 @@ __all__ = [
     "kept_bytes",
     "mixes",
     "next_token_logits",
+    "point_gradients",
+    "point_states",
     "probe",
     "release_memory",
     "residual_stream",

@@ -7,13 +7,21 @@ from rolelens.rollouts.contrasts import (
     contrast_pairs,
     roast,
 )
+from rolelens.rollouts.grains import grains_contrast, grains_vectors, token_scores
+from rolelens.rollouts.letters import LetterPairs, bias_letters, letters_only
 from rolelens.rollouts.sampling import roll_out
 
 __all__ = [
     "Contrast",
+    "LetterPairs",
     "ab_choices",
+    "bias_letters",
     "contrast_answers",
     "contrast_pairs",
+    "grains_contrast",
+    "grains_vectors",
+    "letters_only",
     "roast",
     "roll_out",
+    "token_scores",
 ]

@@ -1,5 +1,11 @@
 """Separation, intervals and tests. Pure mathematics: no model is known here."""
 
+from rolelens.stats.calibration import (
+    confident_errors,
+    entropies,
+    expected_calibration_error,
+    reliability,
+)
 from rolelens.stats.inference import (
     LEVEL,
     Estimate,
@@ -19,6 +25,7 @@ from rolelens.stats.inference import (
     sign_flip,
     wilson,
 )
+from rolelens.stats.linearity import probes
 from rolelens.stats.separability import (
     Projections,
     Separation,
@@ -34,9 +41,12 @@ __all__ = [
     "Separation",
     "adjusted",
     "bootstrap",
+    "confident_errors",
     "correlation",
     "detectable",
     "detectable_mean",
+    "entropies",
+    "expected_calibration_error",
     "in_points",
     "interaction",
     "mcnemar",
@@ -44,8 +54,10 @@ __all__ = [
     "paired",
     "paired_bootstrap",
     "points_between",
+    "probes",
     "projections",
     "reached",
+    "reliability",
     "separation",
     "separation_map",
     "sign_flip",

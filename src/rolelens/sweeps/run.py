@@ -23,6 +23,7 @@ from rolelens.sweeps.engine import engine_for
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
     Generated,
+    Pairs,
     Passages,
     Prepared,
     Question,
@@ -262,7 +263,7 @@ def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:
         unread = 0 if prepared.vocab is not None else 1
         seen = {cell.steering.selections: cell.steering for cell in cells}
         for steering in seen.values():
-            if isinstance(prepared, Passages):
+            if isinstance(prepared, Passages | Pairs):
                 check_on_text(steering)
             forward.check_effect(lens.model, steering, prepared.tokens, unread=unread)
 

@@ -38,7 +38,7 @@ def screen(
         The predicted change.
     """
     assert isinstance(prepared, Choices | Passages)
-    rows, weights, owners = _contrasts(prepared, baseline, by)
+    rows, weights, owners = contrasts(prepared, baseline, by)
     steps = [operation for cell in cells for operation in cell.steering.operations]
     layers = sorted({layer for step in steps for layer, _ in step.points})
     selections: list[Selection] = list(dict.fromkeys(step.tokens for step in steps))
@@ -126,7 +126,7 @@ def controlled(
     return means
 
 
-def _contrasts(
+def contrasts(
     prepared: Choices | Passages, baseline: Records, by: str
 ) -> tuple[list[int], Float[Tensor, "row read"], Int[Tensor, " row"]]:
     """Rows of tokens and weights whose weighted scores change as the measure does.

@@ -15,7 +15,18 @@ from rolelens.tasks.asking import (
     Tokenised,
     checked_method,
 )
+from rolelens.tasks.bias import (
+    BiasQuestion,
+    BiasQuestions,
+    BiasScores,
+    bias_scores,
+    bias_table,
+    stereotype_margin,
+    stereotyped,
+)
+from rolelens.tasks.confidence import Calibration, calibration_of
 from rolelens.tasks.evaluation import (
+    checked_records,
     evaluate,
     generate,
     prepare,
@@ -24,6 +35,7 @@ from rolelens.tasks.evaluation import (
     score_plainly,
 )
 from rolelens.tasks.numbers import final_number
+from rolelens.tasks.pairs import Pairs, PairScores, SentencePair, SentencePairs
 from rolelens.tasks.paper import PAPER_DOMAINS
 from rolelens.tasks.passages import Text, Texts
 from rolelens.tasks.problems import (
@@ -59,6 +71,10 @@ __all__ = [
     "Answers",
     "AnyTask",
     "BareOptions",
+    "BiasQuestion",
+    "BiasQuestions",
+    "BiasScores",
+    "Calibration",
     "Choices",
     "Generated",
     "Item",
@@ -66,6 +82,8 @@ __all__ = [
     "Metric",
     "NumberedOptions",
     "Options",
+    "PairScores",
+    "Pairs",
     "Passages",
     "Perplexity",
     "Plainly",
@@ -78,6 +96,8 @@ __all__ = [
     "Scored",
     "Scores",
     "SeededOptions",
+    "SentencePair",
+    "SentencePairs",
     "Task",
     "Text",
     "Texts",
@@ -85,8 +105,12 @@ __all__ = [
     "Values",
     "Verifier",
     "arithmetic",
+    "bias_scores",
+    "bias_table",
+    "calibration_of",
     "check_on_text",
     "checked_method",
+    "checked_records",
     "cloze_prompt",
     "equal_options",
     "evaluate",
@@ -104,6 +128,8 @@ __all__ = [
     "run_records",
     "says_plainly",
     "score_plainly",
+    "stereotype_margin",
+    "stereotyped",
     "task_fields",
     "true_options",
 ]

@@ -28,6 +28,7 @@ from rolelens.tasks.asking import (
     check_options,
     checked_method,
 )
+from rolelens.tasks.pairs import Pairs, SentencePairs, prepared_pairs
 from rolelens.tasks.passages import Texts
 from rolelens.tasks.problems import Problems
 from rolelens.tasks.questions import LETTERS, Questions
@@ -97,6 +98,9 @@ def prepare(
     if isinstance(chosen, Problems):
         check_options(chosen, options, PROBLEM_OPTIONS)
         return _generated(chosen, options)
+    if isinstance(chosen, SentencePairs):
+        check_options(chosen, options, TEXT_OPTIONS)
+        return prepared_pairs(lens, chosen, metric)
     if isinstance(chosen, Texts):
         check_options(chosen, options, TEXT_OPTIONS)
         tokens, owners = windows(lens, [text.text for text in chosen])
@@ -133,7 +137,7 @@ def run_records(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Records:
 
 def read(lens: Lens, prepared: Tokenised, hooks: Hooks) -> Tensor:
     """What is read off the model: logits of the vocabulary, or log-probabilities of answers."""
-    if isinstance(prepared, Passages):
+    if isinstance(prepared, Passages | Pairs):
         check_on_text(hooks)
     by_row = forward.Regrouped(hooks, prepared.owners) if callable(hooks) else hooks
     if prepared.vocab is not None:

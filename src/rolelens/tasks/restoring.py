@@ -10,6 +10,8 @@ import torch
 from rolelens.errors import InputError
 from rolelens.forward import Tokens
 from rolelens.tasks.asking import Choices, Generated, Passages, Prepared, Verifier
+from rolelens.tasks.bias import BiasQuestion, BiasQuestions
+from rolelens.tasks.pairs import Pairs, SentencePair, SentencePairs
 from rolelens.tasks.passages import Text, Texts
 from rolelens.tasks.problems import Problem, Problems, right_number
 from rolelens.tasks.questions import Question, Questions
@@ -42,6 +44,10 @@ def restored(provenance: Mapping[str, Any], items: Sequence[Sequence[Any]]) -> T
     contents = [json.loads(content) for *_, content in items]
     if kind == "Questions":
         return Questions(name, tuple(map(_question, contents)))
+    if kind == "BiasQuestions":
+        return BiasQuestions(name, tuple(map(_question, contents)))
+    if kind == "SentencePairs":
+        return SentencePairs(name, tuple(SentencePair(**content) for content in contents))
     if kind == "Problems":
         fields = dict(provenance["task_fields"])
         shots = tuple(Problem(**shot) for shot in fields.pop("shots"))
@@ -71,6 +77,8 @@ def restored_prepared(
         letters = tuple(provenance["letters"]) or None
         owners = torch.arange(0)
         return Choices(task, metric, _NONE, owners, letters, provenance["method"], put)
+    if isinstance(task, SentencePairs):
+        return Pairs(task, metric, _NONE, torch.arange(0), None)
     if isinstance(task, Texts):
         return Passages(task, metric, _NONE, torch.arange(0), None)
     names = ("system", "n", "temperature", "top_p", "max_new_tokens", "seed")
@@ -85,4 +93,5 @@ def restored_prepared(
 def _question(content: dict[str, Any]) -> Question:
     content["shots"] = tuple(map(_question, content["shots"]))
     content["options"], content["also"] = tuple(content["options"]), tuple(content["also"])
-    return Question(**content)
+    kind = BiasQuestion if "biased" in content else Question
+    return kind(**content)

@@ -1,20 +1,23 @@
 """Where tasks come from."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rolelens.errors import InputError, unknown
-from rolelens.tasks import gsm8k, mmlu, paper, tables, truthful
+from rolelens.rows import jsonl
+from rolelens.tasks import bias, gsm8k, mmlu, pairs, paper, tables, truthful
+from rolelens.tasks.bias import BiasQuestion, BiasQuestions
+from rolelens.tasks.pairs import SentencePair, SentencePairs
 from rolelens.tasks.passages import Text, Texts
 from rolelens.tasks.problems import BRIEFLY, STEPWISE, Problem, Problems, arithmetic
 from rolelens.tasks.questions import LETTERS, Question, Questions
 from rolelens.tasks.tables import AnyItem
 from rolelens.tasks.task import Task
 
-AnyTask: TypeAlias = Questions | Problems | Texts
+AnyTask: TypeAlias = Questions | Problems | Texts | SentencePairs
 _KINDS: dict[str, type[AnyItem]] = {
     "mini": Question,
     "mmlu": Question,
@@ -23,15 +26,22 @@ _KINDS: dict[str, type[AnyItem]] = {
     "gsm8k": Problem,
     "svamp": Problem,
 }
-_OPTIONS: dict[type[AnyItem], tuple[str, ...]] = {
+_OPTIONS: dict[type[Any], tuple[str, ...]] = {
     Question: ("subjects", "shots", "domains"),
     Problem: ("shots", "template"),
+    BiasQuestion: (),
     Text: (),
+    SentencePair: (),
 }
 
 
 def load_task(
-    source: str | Path | Sequence[Question] | Sequence[Problem] | Sequence[Text],
+    source: str
+    | Path
+    | Sequence[Question]
+    | Sequence[Problem]
+    | Sequence[Text]
+    | Sequence[SentencePair],
     split: str = "test",
     *,
     subjects: str | Sequence[str] | None = None,
@@ -39,7 +49,7 @@ def load_task(
     domains: Literal["paper"] | Mapping[str, str] | None = None,
     template: str | None = None,
 ) -> AnyTask:
-    """Load questions, problems or texts.
+    """Load questions, problems, texts or pairs of sentences.
 
     Questions: ``"mini"`` (320 shipped with rolelens, 8 domains); ``"mmlu"`` (from the hub,
     ``cais/mmlu``); ``"truthfulqa"`` (from the hub, or a JSON file as its authors'
@@ -51,7 +61,8 @@ def load_task(
     are questions; the answer is a letter, an index counted from 0, or an option's text. Rows with
     ``question`` and ``answer`` only are problems, where an answer of several lines ends in
     ``#### `` and the number, as GSM8K's do. Rows with ``text`` are texts. ``id`` and ``domain`` may
-    be there.
+    be there. A JSONL file of BBQ, or a folder of them, is read as its authors write it, and so is
+    the CSV file of CrowS-Pairs.
 
     Args:
         source: one of those names; a file; a folder of MMLU's CSV files (headerless: question, A,
@@ -97,6 +108,10 @@ def load_task(
         problems = [item for item in items if isinstance(item, Problem)]
         shown = _solved(source, split, shots) if shots else _shots(source)
         return _problems(name, problems, _template(source, template), shown)
+    if kind is BiasQuestion:
+        return BiasQuestions(name, tuple(item for item in items if isinstance(item, BiasQuestion)))
+    if kind is SentencePair:
+        return SentencePairs(name, tuple(item for item in items if isinstance(item, SentencePair)))
     if kind is Text:
         return Texts(name, tuple(item for item in items if isinstance(item, Text)))
     questions = [item for item in items if isinstance(item, Question)]
@@ -135,7 +150,12 @@ def _read(source: Any, split: str, subjects: Iterable[str] | None) -> tuple[str,
     folder = _folder(path, split)
     if any(folder.glob("*.csv")):
         return folder.name, mmlu.from_folder(folder)
-    if any(folder.glob("*.jsonl")):
+    files = sorted(folder.glob("*.jsonl"))
+    if files and all(_has(file, bias.is_bbq) for file in files):
+        _whole(split, str(path))
+        rows = [row for file in files for row in tables.rows_of(file)]
+        return folder.name, bias.from_rows(rows)
+    if files:
         return _file(_one(folder, split), "test")
     if any(folder.glob("*.json")):
         return folder.name, paper.from_folder(folder)
@@ -155,9 +175,19 @@ def _file(path: Path, split: str) -> tuple[str, Sequence[AnyItem]]:
         plain = [row for _, row in rows]
         return f"{path.stem} {targets}", list(truthful.from_rows(plain, targets, str(path)))
     _whole(split, str(path))
+    if bias.is_bbq(columns):
+        return path.stem, bias.from_rows(rows)
+    if columns >= set(pairs.NAMES):
+        return path.stem, pairs.from_rows(rows, path.stem)
     if path.suffix == ".json" and columns >= {"prompt", "subject"} and "question" not in columns:
         return path.stem, list(paper.from_rows([row for _, row in rows], path))
     return path.stem, tables.items_of(rows, path)
+
+
+def _has(path: Path, known: Callable[[set[str]], bool]) -> bool:
+    """Whether the first row of a file has the columns that are known."""
+    first = next(jsonl(path), ("", None))[1]
+    return isinstance(first, dict) and known(set(first))
 
 
 def _listed(source: Any) -> tuple[str, Sequence[AnyItem]]:
@@ -170,7 +200,7 @@ def _listed(source: Any) -> tuple[str, Sequence[AnyItem]]:
     if not items:
         raise InputError("the list has no items; a task needs at least one.")
     for item in items:
-        if not isinstance(item, Question | Problem | Text):
+        if not isinstance(item, Question | Problem | Text | SentencePair):
             raise InputError(
                 f"{str(item)[:60]!r} is no item of a task; pass rl.Question, rl.Problem or rl.Text "
                 "items, or a file."

@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 from rolelens.errors import InputError
 from rolelens.rows import csv_lines, csv_rows, jsonl, label, located, parsed
 from rolelens.tasks import gsm8k
+from rolelens.tasks.pairs import SentencePair
 from rolelens.tasks.passages import Text
 from rolelens.tasks.problems import Problem
 from rolelens.tasks.questions import LETTERS, Question
 
 Row: TypeAlias = tuple[str, Mapping[str, Any]]
 """Where a row stands, and what it holds."""
-AnyItem: TypeAlias = Question | Problem | Text
+AnyItem: TypeAlias = Question | Problem | Text | SentencePair
 _COLUMNS = (
     "questions have 'question', 'answer' and options ('options', 'choices', or columns 'A', 'B' "
     "and so on), problems 'question' and 'answer' only, and texts 'text'"

@@ -45,6 +45,36 @@ class Halves:
         return halves[0], halves[1]
 
 
+class Folds:
+    """Directions from all folds of the prompts but one; its sums are filled as prompts run."""
+
+    def __init__(self, counts: Mapping[str, int], k: int, seed: int) -> None:
+        self.k = k
+        self.sums = {}
+        for name, count in counts.items():
+            if not 2 <= k <= count:
+                raise InputError(
+                    f"k is {k}, and {name!r} has {count} prompts; it has to be from 2 to as many."
+                )
+            rng = np.random.default_rng(nulls.derived(seed, "folds", name))
+            fold = torch.from_numpy(rng.permutation(count)) % k
+            weights = torch.stack([fold != n for n in range(k)]).double()
+            self.sums[name] = WeightedSums(weights / weights.sum(dim=1, keepdim=True))
+
+    def of(self, vectors: Directions) -> list[Directions]:
+        """These directions, made again without each fold."""
+        nu = self.sums["base"].sums
+        remade = []
+        for n in range(self.k):
+            d = torch.stack([self.sums[name].sums[n] - nu[n] for name in vectors.names])
+            directions = d.float().cpu()
+            # What is the same in every prompt cancels, but for the rounding of float64.
+            directions[vectors.directions.norm(dim=-1) == 0] = 0
+            contrast = f"{vectors.contrast}, without fold {n} of {self.k}"
+            remade.append(dataclasses.replace(vectors, directions=directions, contrast=contrast))
+        return remade
+
+
 class Nulls:
     """Nulls of some names; its sums are filled while the prompts run."""
 
