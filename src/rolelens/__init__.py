@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from rolelens import evidence, plots, stats
 from rolelens.errors import InputError
 from rolelens.evidence import Study, compare, load_study, study
+from rolelens.explorer import explore
 from rolelens.extraction import (
     contrast,
     half_vectors,
@@ -62,6 +63,7 @@ __all__ = [
     "contrast",
     "evaluate",
     "evidence",
+    "explore",
     "half_vectors",
     "load",
     "load_base",

@@ -1,8 +1,9 @@
 """Plotly figures of numbers computed elsewhere."""
 
 from rolelens.plots.curves import projections, separation, separation_map
-from rolelens.plots.readings import confusion, rates
+from rolelens.plots.readings import confusion, rates, turns
 from rolelens.plots.scores import heatmap, transfer
+from rolelens.plots.static import svg
 from rolelens.plots.style import styled
 from rolelens.plots.vectors import (
     agreement,
@@ -31,5 +32,7 @@ __all__ = [
     "separation",
     "separation_map",
     "styled",
+    "svg",
     "transfer",
+    "turns",
 ]

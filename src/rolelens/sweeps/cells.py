@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError, listed, unique, unknown
 from rolelens.forward import Selection, checked_selection
 from rolelens.hooks import Steering, Step, add
@@ -19,8 +20,8 @@ Change: TypeAlias = Literal["add", "ablate"]
 Position: TypeAlias = int | None
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cell(Shown):
     """One steered configuration: what is done in it, and what it is called.
 
     Attributes:
@@ -51,6 +52,14 @@ class Cell:
             "position": self.position,
             "alpha": self.alpha,
         }
+
+    def card(self) -> Card:
+        """What it is called, and what is done in it."""
+        return Card(
+            "Cell",
+            {"cell": str(self), "steering": str(self.steering)},
+            "rl.evaluate(lens, held_out, cell.steering)",
+        )
 
     def __str__(self) -> str:
         parts = [f"{self.name!r} at layer {self.layer}"]
