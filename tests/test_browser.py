@@ -123,7 +123,10 @@ export class Model {
   get(name) { return this.state[name]; }
   set(name, value) { this.state[name] = value; this.changed = [...(this.changed || []), name]; }
   save_changes() {
-    for (const name of this.changed || []) { this.saved.push([name, this.state[name]]); this.tell(name); }
+    for (const name of this.changed || []) {
+      this.saved.push([name, this.state[name]]);
+      this.tell(name);
+    }
     this.changed = [];
   }
   on(event, heard) { (this.heard[event] ||= []).push(heard); }
@@ -161,7 +164,9 @@ def widget(llama: rl.Lens, tmp_path: Path, watched: Watched) -> Watched:
 
 def saved(page: Any, name: str) -> Any:
     """The last value of a name that the script sent to the kernel."""
-    return page.evaluate("(name) => window.model.saved.filter((s) => s[0] === name).at(-1)?.[1]", name)
+    return page.evaluate(
+        "(name) => window.model.saved.filter((s) => s[0] === name).at(-1)?.[1]", name
+    )
 
 
 def test_the_script_shows_what_the_kernel_sends(widget: Watched) -> None:
@@ -192,7 +197,9 @@ def test_the_script_sends_what_people_do(widget: Watched) -> None:
     page.locator("select[data-key=layer]").select_option(index=1)
     assert saved(page, "choice")["layer"] == 1
     page.locator("select[data-key=position]").select_option(index=0)
-    assert saved(page, "choice")["position"] == page.evaluate("window.model.get('options').position[0]")
+    assert saved(page, "choice")["position"] == page.evaluate(
+        "window.model.get('options').position[0]"
+    )
     page.locator(".rl-prompt").fill("Hi")
     assert saved(page, "choice")["prompt"] == "Hi"
     page.evaluate("window.model.arrive('state', 'running')")

@@ -102,7 +102,8 @@ def vectors(model: str, sources: dict[str, str], tmp_path_factory: pytest.TempPa
 
 
 def test_help_names_every_command() -> None:
-    commands = "demo extract contrast steer chat evaluate sweep search paper patchscope report models roles"
+    commands = "demo extract contrast steer chat evaluate sweep search paper patchscope report "
+    commands += "models roles"
     listed = run("--help")
     for command in commands.split():
         assert command in listed
@@ -465,7 +466,9 @@ def test_ranges_that_count_down_are_told(model: str) -> None:
 def test_files_that_are_missing_or_empty_are_named(model: str, tmp_path: Path) -> None:
     (tmp_path / "nodir").mkdir()
     missing = str(tmp_path / "nodir")
-    refused = run("paper", "--out", str(tmp_path / "o"), "--data", missing, "--model", model, code=2)
+    refused = run(
+        "paper", "--out", str(tmp_path / "o"), "--data", missing, "--model", model, code=2
+    )
     assert f"no '{missing}/role_prompts'; data is a folder with role_prompts" in refused
     empty = tmp_path / "empty.json"
     empty.write_text("[]")

@@ -82,7 +82,10 @@ def prepared(namespace: dict[str, Any]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained("path/to/model")
     lens = rl.load("smollm2")
     roles, base = rl.load_roles(), rl.load_base()
-    formal = ["Would you be so kind as to tell me the time?", "I should be obliged for your advice."]
+    formal = [
+        "Would you be so kind as to tell me the time?",
+        "I should be obliged for your advice.",
+    ]
     casual = ["hey what time is it", "got any advice?"]
     vectors = rl.contrast(lens, formal, casual, name="formal")
     task = rl.load_task("mini").domain("math")

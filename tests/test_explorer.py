@@ -69,7 +69,9 @@ def test_the_copied_code_writes_the_text_that_is_shown(
     assert explorer.texts["steered"] == expected
 
 
-def test_the_strength_is_a_share_of_the_residual_norm(vectors: rl.Directions, explorer: Any) -> None:
+def test_the_strength_is_a_share_of_the_residual_norm(
+    vectors: rl.Directions, explorer: Any
+) -> None:
     d = vectors["a"].at(2, -1)
     choose(explorer, name="a", layer=2, position=-1, alpha=0.5 * d.resid_norm / d.norm)
     assert explorer.strength["share"] == pytest.approx(0.5)

@@ -36,7 +36,9 @@ def lab(tmp_path: Path) -> Iterator[str]:
     source = nbformat.read(ROOT / "notebooks" / "05_your_own_contrast.ipynb", as_version=4)
     code = [cell for cell in source.cells if cell.cell_type == "code"]
     kept = [cell for cell in code if "rl.study" not in cell.source and "study." not in cell.source]
-    nbformat.write(nbformat.v4.new_notebook(cells=kept, metadata=source.metadata), tmp_path / "n.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=kept, metadata=source.metadata), tmp_path / "n.ipynb"
+    )
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]

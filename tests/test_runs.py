@@ -133,7 +133,7 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     path = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
     page = path.read_text()
     assert html.escape(rl.load_study(tmp_path / "out" / "tables").headline) in page
-    assert page.index("class=\"headline\"") < page.index("<h2")
+    assert page.index('class="headline"') < page.index("<h2")
     assert page.index("math expert: helps") < page.index("What the unsteered model can do")
     headings = ("Table 3", "Table 4", "Table 5", "role as a prompt")
     for heading in (*headings, "How often each letter is given", "split-half cosine"):
@@ -180,7 +180,10 @@ def test_the_papers_experiment_can_be_made_small() -> None:
 
     roles, _, task = some(roles=["lawyer", "nurse"], questions=8)
     assert (list(roles), task.domains, len(task)) == (["lawyer", "nurse"], ("law", "medicine"), 16)
-    assert some(roles=["lawyer"], questions=8)[2].items != some(roles=["lawyer"], questions=8, seed=1)[2].items
+    assert (
+        some(roles=["lawyer"], questions=8)[2].items
+        != some(roles=["lawyer"], questions=8, seed=1)[2].items
+    )
     roles, _, task = some(domains=["law"])
     assert (set(roles), len(task)) == ({"lawyer", "bailiff"}, 40)
     assert [len(part) for part in (some()[0], some()[2])] == [29, 320]

@@ -46,7 +46,9 @@ def test_points_stand_where_their_numbers_are() -> None:
 
 
 def test_cells_of_a_heatmap_have_their_place_their_number_and_their_colour() -> None:
-    frame = pd.DataFrame([[0.0, 1.0, math.nan], [0.5, 0.25, 0.0]], index=[-2, -1], columns=[4, 8, 12])
+    frame = pd.DataFrame(
+        [[0.0, 1.0, math.nan], [0.5, 0.25, 0.0]], index=[-2, -1], columns=[4, 8, 12]
+    )
     root = drawn(styled(panel(frame, "gain", "Cividis", (0.0, 1.0)), "t"))
     cells = tags(root, "rect", **{"class": "rl-cell"})
     where = {(c.get("data-x"), c.get("data-y")): c for c in cells}
@@ -88,8 +90,9 @@ def test_logarithmic_axes_and_named_points() -> None:
                           "cosine": [0.2, 0.3, 0.4]})  # fmt: skip
     xs = [float(c.get("cx")) for c in tags(drawn(plots.learning_curve(table)), "circle")]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
-    rates = pd.DataFrame({"name": ["a", "b"], "rate": [0.5, 0.2], "low": [0.4, 0.1],
-                          "high": [0.6, 0.3], "nulls": [0.1, 0.1], "mismatched": [0.0, 0.2]})  # fmt: skip
+    columns = ("name", "rate", "low", "high", "nulls", "mismatched")
+    rows = [("a", 0.5, 0.4, 0.6, 0.1, 0.0), ("b", 0.2, 0.1, 0.3, 0.1, 0.2)]
+    rates = pd.DataFrame(rows, columns=columns)
     root = drawn(plots.rates(rates))
     assert {"a", "b", "nulls", "other roles"} <= {t.text for t in tags(root, "text")}
 

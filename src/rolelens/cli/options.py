@@ -106,9 +106,7 @@ Layer = Annotated[int | None, typer.Option(help="Its layer, with --vectors.")]
 Position = Annotated[
     int | None, typer.Option(help="Its position, with --vectors; the last by default.")
 ]
-Alpha = Annotated[
-    float | None, typer.Option(help="Strength, raw, with --vectors; 1 by default.")
-]
+Alpha = Annotated[float | None, typer.Option(help="Strength, raw, with --vectors; 1 by default.")]
 Ablate = Annotated[
     bool, typer.Option("--ablate", help="Ablate the direction instead of adding it.")
 ]

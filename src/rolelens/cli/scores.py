@@ -49,7 +49,7 @@ from rolelens.cli.options import (
     tell,
     write,
 )
-from rolelens.errors import InputError, unknown
+from rolelens.errors import unknown
 from rolelens.hooks import Steering
 from rolelens.sweeps import search as run_search
 from rolelens.sweeps import status as store_status

@@ -50,7 +50,7 @@ class Study(Shown):
 
     @property
     def headline(self) -> str:
-        """All of it in one sentence: how many directions do something, and what would have shown."""
+        """The study in one sentence: how many directions act, and what would have shown."""
         below = [domain for domain, room in self.headroom.items() if not room.above_chance]
         at_chance = f"at chance in {len(below)} of {len(self.headroom)} domains" if below else ""
         if not self.effects:

@@ -19,7 +19,7 @@ from rolelens.sweeps import Change, Sweep
 from rolelens.vectors import Direction, Directions, check_sources
 
 BREAKS = 0.75
-"""Share of the residual norm from which on added text usually breaks; see ``docs/explanation.md``."""
+"""Share of the residual norm from which on text usually breaks; see ``docs/explanation.md``."""
 CHANGES = get_args(Change)
 
 
@@ -97,9 +97,7 @@ class Explored:
             alpha = 1.0 if best.alpha is None else best.alpha
             (step, *_) = best.steering.steps
             tokens = step.tokens if isinstance(step.tokens, str) else "all"
-            return Choice(
-                best.name, best.layer, best.position, tokens, step.kind, alpha, prompt
-            )
+            return Choice(best.name, best.layer, best.position, tokens, step.kind, alpha, prompt)
         middle = 0.55 * self.lens.n_layers
         layer = min(self.vectors.layers, key=lambda known: abs(known - middle))
         name, position = self.vectors.names[0], self.vectors.last_position
@@ -140,7 +138,10 @@ class Explored:
         if choice.change == "ablate":
             return {"text": "The component along the direction is removed.", "warned": False}
         if not d.resid_norm:
-            return {"text": f"Adds a vector of norm {abs(choice.alpha) * d.norm:.3g}.", "warned": False}
+            return {
+                "text": f"Adds a vector of norm {abs(choice.alpha) * d.norm:.3g}.",
+                "warned": False,
+            }
         share = abs(choice.alpha) * d.norm / d.resid_norm
         text = f"Adds {share:.0%} of the residual norm."
         if share < BREAKS:
@@ -159,7 +160,8 @@ class Explored:
         return (
             f"d = vectors[{choice.name!r}].at({where})\n"
             f"steering = {made}\n"
-            f"print(lens.generate([{prompt}], hooks=steering, max_new_tokens={max_new_tokens})[0])\n"
+            f"print(lens.generate([{prompt}], hooks=steering, "
+            f"max_new_tokens={max_new_tokens})[0])\n"
         )
 
     def curve(self, name: str) -> str:
@@ -174,7 +176,9 @@ class Explored:
         if self.sweep is None or name not in self.sweep.names:
             return "", {}
         alphas = [alpha for alpha in self.sweep.alphas if alpha is not None]
-        panels = {f"y{n or ''}": alpha for n, alpha in zip([0, *range(2, 99)], alphas, strict=False)}
+        panels = {
+            f"y{n or ''}": alpha for n, alpha in zip([0, *range(2, 99)], alphas, strict=False)
+        }
         return plots.svg(plots.heatmap(self.sweep, name)), panels
 
     def swept(self) -> dict[str, str]:

@@ -71,7 +71,8 @@ def turns(
     figure = go.Figure()
     for n, role in enumerate(dict.fromkeys(roles)):
         places = [
-            k for k, (r, value) in enumerate(zip(roles, projections, strict=True))
+            k
+            for k, (r, value) in enumerate(zip(roles, projections, strict=True))
             if r == role and value is not None
         ]
         values = [float(projections[k] or 0.0) for k in places]

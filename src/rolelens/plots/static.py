@@ -6,7 +6,6 @@ panels, with a legend or a colour bar. Every mark tells its numbers in a ``<titl
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -15,10 +14,25 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.colors import sample_colorscale
 
-GREY, INK, EMPTY = "#dfe3e8", "#2a3f5f", "#eeeeee"
-DASHED = {"dash": "9,5", "dot": "2,4", "dashdot": "9,4,2,4"}
-LETTER = 0.56
-"""Width of a letter as a share of its size."""
+from rolelens.plots.marks import (
+    DASHED,
+    EMPTY,
+    GREY,
+    LETTER,
+    Axis,
+    beside,
+    bins,
+    dark,
+    dashes,
+    has_legend,
+    listed,
+    mark,
+    missing,
+    plain,
+    rule,
+    short,
+    write,
+)
 
 
 class Figure(go.Figure):
@@ -43,76 +57,6 @@ def svg(figure: go.Figure) -> str:
     return _Drawing(figure).drawn()
 
 
-@dataclass
-class _Axis:
-    """One axis of a panel: where a value stands, and its ticks."""
-
-    spec: Any
-    start: float
-    end: float
-    values: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.categories: list[str] = []
-        self.low = self.high = 0.0
-
-    def settle(self) -> None:
-        """Fix the range once all values are known."""
-        category = self.spec.type == "category" or any(isinstance(v, str) for v in self.values)
-        if category:
-            self.categories = list(dict.fromkeys(map(str, self.values)))
-            self.low, self.high = -0.5, len(self.categories) - 0.5
-        else:
-            known = [self._number(v) for v in self.values if v is not None]
-            known = [v for v in known if math.isfinite(v)] or [0.0, 1.0]
-            self.low, self.high = min(known), max(known)
-            if self.spec.rangemode == "tozero":
-                self.low, self.high = min(self.low, 0.0), max(self.high, 0.0)
-            pad = 0.05 * (self.high - self.low) or 0.5
-            if self.spec.range is not None:
-                self.low, self.high = (float(end) for end in self.spec.range)
-            else:
-                tight = self.spec.rangemode == "tozero" and self.low == 0
-                self.low, self.high = self.low - (0 if tight else pad), self.high + pad
-        if self.spec.autorange == "reversed":
-            self.start, self.end = self.end, self.start
-
-    def _number(self, value: Any) -> float:
-        return math.log10(float(value)) if self.spec.type == "log" else float(value)
-
-    def at(self, value: Any) -> float:
-        """Where a value stands, in pixels."""
-        if self.categories:
-            number = float(self.categories.index(str(value)))
-        else:
-            number = self._number(value)
-        return self.start + (number - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    @property
-    def step(self) -> float:
-        """Pixels of a category."""
-        return abs(self.end - self.start) / max(len(self.categories), 1)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Where ticks stand, and what they say."""
-        if self.categories:
-            every = max(1, math.ceil(26 / self.step)) if _numeric(self.categories) else 1
-            shown = self.categories[::every]
-            return [(self.at(name), name) for name in shown]
-        if self.spec.tickvals is not None:
-            return [(self.at(v), f"{v:g}") for v in self.spec.tickvals]
-        rough = (self.high - self.low) / max(abs(self.end - self.start) / 75, 2)
-        size = 10 ** math.floor(math.log10(rough))
-        size *= next(factor for factor in (1, 2, 5, 10) if factor * size >= rough * 0.999)
-        first = math.ceil(self.low / size - 1e-9)
-        count = int((self.high - first * size) / size + 1e-9)
-        return [(self.at((first + n) * size), f"{(first + n) * size:.6g}") for n in range(count + 1)]
-
-
-def _numeric(names: Sequence[str]) -> bool:
-    return all(name.lstrip("-").isdigit() for name in names)
-
-
 class _Drawing:
     """One figure on its way to SVG."""
 
@@ -121,17 +65,17 @@ class _Drawing:
         self.traces = list(figure.data)
         self.width = float(self.layout.width or 800)
         self.height = float(self.layout.height or 420)
-        named = [t for t in self.traces if t.showlegend is not False and t.name and _has_legend(t)]
+        named = [t for t in self.traces if t.showlegend is not False and t.name and has_legend(t)]
         wanted = self.layout.showlegend
         self.legend = named if wanted or (wanted is None and len(named) > 1) else []
         self.bar = self.layout.coloraxis if self.layout.coloraxis.colorscale else None
         self.axes = self._axes()
 
-    def _axes(self) -> dict[str, _Axis]:
+    def _axes(self) -> dict[str, Axis]:
         """The axes of all panels, by plotly's names."""
         margin = self.layout.margin
-        labels = [str(v) for t in self.traces for v in _listed(t.y) if isinstance(v, str)]
-        angled = [str(v) for t in self.traces for v in _listed(t.x) if isinstance(v, str)]
+        labels = [str(v) for t in self.traces for v in listed(t.y) if isinstance(v, str)]
+        angled = [str(v) for t in self.traces for v in listed(t.x) if isinstance(v, str)]
         left = max(margin.l or 80, 40 + 13 * LETTER * max(map(len, labels), default=0))
         right = float(margin.r or 30)
         if self.legend:
@@ -143,17 +87,17 @@ class _Drawing:
         if tilted:
             bottom = max(bottom, 40 + 0.75 * 13 * LETTER * max(map(len, angled), default=0))
         self.box = (left, float(margin.t or 80), self.width - right, self.height - bottom)
-        axes: dict[str, _Axis] = {}
+        axes: dict[str, Axis] = {}
         for trace in self.traces:
             for name, values in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y)):
                 if name not in axes:
                     spec = self.layout[f"{name[0]}axis{name[1:]}"]
-                    axes[name] = _Axis(spec, *self._ends(name, spec.domain or (0.0, 1.0)))
-                axes[name].values += _listed(values)
+                    axes[name] = Axis(spec, *self._ends(name, spec.domain or (0.0, 1.0)))
+                axes[name].values += listed(values)
             if trace.type == "histogram":
-                bins = _bins(trace)
+                bars = bins(trace)
                 axes[trace.xaxis or "x"].values += [trace.xbins.start, trace.xbins.end]
-                axes[trace.yaxis or "y"].values += [0.0, *(share for _, _, share in bins)]
+                axes[trace.yaxis or "y"].values += [0.0, *(share for _, _, share in bars)]
             if trace.type == "scatter" and trace.error_x.array is not None:
                 pairs = zip(trace.x, trace.error_x.array, trace.error_x.arrayminus, strict=True)
                 axes[trace.xaxis or "x"].values += [e for x, u, d in pairs for e in (x + u, x - d)]
@@ -182,12 +126,12 @@ class _Drawing:
         style = "max-width:100%;height:auto;background:#fff;font-family:system-ui,sans-serif"
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="rl-figure" role="img" {size} '
-            f'aria-label="{escape(_plain(title))}" style="{style}">',
-            _text(self.box[0], 34, _plain(title), 16, "start"),
+            f'aria-label="{escape(plain(title))}" style="{style}">',
+            write(self.box[0], 34, plain(title), 16, "start"),
             *self._grids(),
             *self._shapes(),
         ]
-        drawers: dict[str, Callable[[Any, _Axis, _Axis], Iterator[str]]] = {
+        drawers: dict[str, Callable[[Any, Axis, Axis], Iterator[str]]] = {
             "scatter": self._scatter,
             "histogram": self._histogram,
             "heatmap": self._heatmap,
@@ -197,44 +141,45 @@ class _Drawing:
                 raise ValueError(f"a {trace.type} trace is not drawn as SVG")
             x, y = self.axes[trace.xaxis or "x"], self.axes[trace.yaxis or "y"]
             group = escape(str(trace.legendgroup or trace.name or ""))
-            parts.append(f'<g class="rl-trace" data-group="{group}" opacity="{trace.opacity or 1}">')
+            parts.append(
+                f'<g class="rl-trace" data-group="{group}" opacity="{trace.opacity or 1}">'
+            )
             parts += drawers[trace.type](trace, x, y)
             parts.append("</g>")
         parts += [*self._annotations(), *self._legend(), *self._colourbar(), "</svg>"]
         return "".join(parts)
 
     def _grids(self) -> Iterator[str]:
-        left, top, right, bottom = self.box
         panels = dict.fromkeys((t.xaxis or "x", t.yaxis or "y") for t in self.traces)
         for xname, yname in panels:
             x, y = self.axes[xname], self.axes[yname]
             (x0, x1), (y0, y1) = sorted((x.start, x.end)), sorted((y.start, y.end))
             for at, label in x.ticks():
                 if not x.categories:
-                    yield _line(at, y0, at, y1, GREY)
+                    yield rule(at, y0, at, y1, GREY)
                 if x.spec.showticklabels is not False:
                     turned = f' transform="rotate({x.spec.tickangle} {at:.1f} {y1 + 14:.1f})"'
                     tilt = turned if x.spec.tickangle else ""
                     anchor = "end" if tilt else "middle"
-                    yield _text(at, y1 + 16, label, 12, anchor, extra=tilt)
+                    yield write(at, y1 + 16, label, 12, anchor, extra=tilt)
             for at, label in y.ticks():
                 if not y.categories:
-                    yield _line(x0, at, x1, at, GREY)
-                yield _text(x0 - 7, at + 4, label, 12, "end")
+                    yield rule(x0, at, x1, at, GREY)
+                yield write(x0 - 7, at + 4, label, 12, "end")
             if x.spec.title.text:
                 below = 38 if not x.spec.tickangle else self.height - y1 - 14
-                yield _text((x0 + x1) / 2, y1 + below, str(x.spec.title.text), 13, "middle")
+                yield write((x0 + x1) / 2, y1 + below, str(x.spec.title.text), 13, "middle")
             if y.spec.title.text:
                 widest = max((len(label) for _, label in y.ticks()), default=0)
                 at, middle = x0 - 22 - 12 * LETTER * widest, (y0 + y1) / 2
                 turn = f' transform="rotate(-90 {at:.1f} {middle:.1f})"'
-                yield _text(at, middle, str(y.spec.title.text), 13, "middle", extra=turn)
+                yield write(at, middle, str(y.spec.title.text), 13, "middle", extra=turn)
 
     def _shapes(self) -> Iterator[str]:
         left, _, right, _ = self.box
         for shape in self.layout.shapes or ():
             y = self.axes[shape.yref].at(shape.y0)
-            yield _line(left, y, right, y, shape.line.color, DASHED.get(shape.line.dash))
+            yield rule(left, y, right, y, shape.line.color, DASHED.get(shape.line.dash))
 
     def _annotations(self) -> Iterator[str]:
         left, top, right, bottom = self.box
@@ -245,13 +190,13 @@ class _Drawing:
             else:
                 y = self.axes[note.yref].at(note.y) - 5
             anchor = {"left": "start", "right": "end"}.get(note.xanchor or "center", "middle")
-            yield _text(x, y, _plain(str(note.text)), 13, anchor)
+            yield write(x, y, plain(str(note.text)), 13, anchor)
 
-    def _scatter(self, trace: Any, x: _Axis, y: _Axis) -> Iterator[str]:
+    def _scatter(self, trace: Any, x: Axis, y: Axis) -> Iterator[str]:
         points = [
             (x.at(a), y.at(b), a, b)
-            for a, b in zip(_listed(trace.x), _listed(trace.y), strict=True)
-            if not _missing(a) and not _missing(b)
+            for a, b in zip(listed(trace.x), listed(trace.y), strict=True)
+            if not missing(a) and not missing(b)
         ]
         mode = str(trace.mode or "lines")
         colour = trace.marker.color if isinstance(trace.marker.color, str) else trace.line.color
@@ -263,25 +208,25 @@ class _Drawing:
             dash = DASHED.get(trace.line.dash or "")
             yield (
                 f'<polyline points="{path}" fill="none" stroke="{trace.line.color}" '
-                f'stroke-width="2"{_dashes(dash)}/>'
+                f'stroke-width="2"{dashes(dash)}/>'
             )
         if trace.error_x.array is not None:
             widths = zip(points, trace.error_x.array, trace.error_x.arrayminus, strict=True)
             for (_, py, a, _), up, down in widths:
-                yield _line(x.at(a - down), py, x.at(a + up), py, colour)
-        texts = _listed(trace.text) or [""] * len(points)
+                yield rule(x.at(a - down), py, x.at(a + up), py, colour)
+        texts = listed(trace.text) or [""] * len(points)
         places = trace.textposition
         for n, (px, py, a, b) in enumerate(points):
             told = " ".join(filter(None, (str(trace.name or ""), str(texts[n]))))
-            told = f"{told}: {_number(a)}, {_number(b)}".lstrip(": ")
+            told = f"{told}: {short(a)}, {short(b)}".lstrip(": ")
             if "markers" in mode:
-                yield _mark(trace.marker, colour or trace.line.color, px, py, told, a)
+                yield mark(trace.marker, colour or trace.line.color, px, py, told, a)
             if "text" in mode:
                 place = places if isinstance(places, str) else places[n]
-                yield _label(px, py, str(texts[n]), str(place))
+                yield beside(px, py, str(texts[n]), str(place))
 
-    def _histogram(self, trace: Any, x: _Axis, y: _Axis) -> Iterator[str]:
-        for low, high, share in _bins(trace):
+    def _histogram(self, trace: Any, x: Axis, y: Axis) -> Iterator[str]:
+        for low, high, share in bins(trace):
             if share:
                 top, width = y.at(share), x.at(high) - x.at(low)
                 yield (
@@ -291,12 +236,12 @@ class _Drawing:
                     "</title></rect>"
                 )
 
-    def _heatmap(self, trace: Any, x: _Axis, y: _Axis) -> Iterator[str]:
+    def _heatmap(self, trace: Any, x: Axis, y: Axis) -> Iterator[str]:
         values = np.array(trace.z, dtype=float)
         texts = None if trace.texttemplate is None else np.array(trace.text, dtype=object)
         panel = trace.yaxis or "y"
-        for i, row in enumerate(_listed(trace.y)):
-            for j, column in enumerate(_listed(trace.x)):
+        for i, row in enumerate(listed(trace.y)):
+            for j, column in enumerate(listed(trace.x)):
                 value, px, py = values[i, j], x.at(column), y.at(row)
                 fill = EMPTY if math.isnan(value) else self._colour(value)
                 yield (
@@ -306,9 +251,9 @@ class _Drawing:
                     f'fill="{fill}"><title>{escape(f"{column}, {row}: {value:.3f}")}</title></rect>'
                 )
                 if texts is not None and not math.isnan(value):
-                    ink = "#fff" if _dark(fill) else "#111"
+                    ink = "#fff" if dark(fill) else "#111"
                     size = max(8, min(13, x.step / 3.2))
-                    yield _text(px, py + size / 3, str(texts[i, j]), size, "middle", ink)
+                    yield write(px, py + size / 3, str(texts[i, j]), size, "middle", ink)
 
     def _ends_of_colours(self) -> tuple[float, float]:
         grids = [np.array(t.z, dtype=float) for t in self.traces if t.type == "heatmap"]
@@ -329,7 +274,7 @@ class _Drawing:
         _, top, right, bottom = self.box
         tall = min(bottom - top, 220.0)
         x, steps = right + 22, 40
-        yield _text(x, top - 8, str(self.bar.colorbar.title.text or ""), 12, "start")
+        yield write(x, top - 8, str(self.bar.colorbar.title.text or ""), 12, "start")
         for n in range(steps):
             value = high - (n + 0.5) / steps * (high - low)
             y = top + n * tall / steps
@@ -339,7 +284,7 @@ class _Drawing:
             )
         for share in (0.0, 0.5, 1.0):
             at = top + 4 + (1 - share) * tall
-            yield _text(x + 21, at, f"{low + share * (high - low):.3g}", 12, "start")
+            yield write(x + 21, at, f"{low + share * (high - low):.3g}", 12, "start")
 
     def _legend(self) -> Iterator[str]:
         _, top, right, _ = self.box
@@ -350,92 +295,7 @@ class _Drawing:
             yield f'<g class="rl-entry" data-group="{group}">'
             if trace.type == "scatter" and "lines" in str(trace.mode):
                 dash = DASHED.get(trace.line.dash or "")
-                yield _line(right + 14, y - 4, right + 38, y - 4, trace.line.color, dash, 2)
+                yield rule(right + 14, y - 4, right + 38, y - 4, trace.line.color, dash, 2)
             else:
-                yield _mark(trace.marker, colour, right + 26, y - 4, "")
-            yield _text(right + 44, y, str(trace.name), 12, "start") + "</g>"
-
-
-def _has_legend(trace: Any) -> bool:
-    if trace.type == "scatter":
-        return bool(trace.fill != "toself")
-    return bool(trace.type == "histogram")
-
-
-def _listed(values: Any) -> list[Any]:
-    return [] if values is None else [v.item() if hasattr(v, "item") else v for v in values]
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _plain(text: str) -> str:
-    return text.replace("<b>", "").replace("</b>", "").replace("<br>", " ")
-
-
-def _bins(trace: Any) -> list[tuple[float, float, float]]:
-    """The bars of a histogram: their ends, and their share of the values."""
-    values = np.array(_listed(trace.x), dtype=float)
-    start, end, size = (float(v) for v in (trace.xbins.start, trace.xbins.end, trace.xbins.size))
-    edges = np.arange(start, end + size, size)
-    counts, _ = np.histogram(values, edges)
-    return [
-        (float(low), float(high), float(count) / max(len(values), 1))
-        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
-
-
-def _text(
-    x: float, y: float, text: str, size: float, anchor: str, ink: str = INK, extra: str = ""
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" '
-        f'fill="{ink}"{extra}>{escape(text)}</text>'
-    )
-
-
-def _line(
-    x0: float, y0: float, x1: float, y1: float, ink: str, dash: str | None = None, wide: float = 1
-) -> str:
-    return (
-        f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{ink}" '
-        f'stroke-width="{wide:g}"{_dashes(dash)}/>'
-    )
-
-
-def _dashes(dash: str | None) -> str:
-    return f' stroke-dasharray="{dash}"' if dash else ""
-
-
-def _mark(marker: Any, colour: str, x: float, y: float, told: str, of: Any = None) -> str:
-    r = float(marker.size or 8) / 2
-    shade = f'fill="{colour}" fill-opacity="{marker.opacity or 1}"'
-    title = f"<title>{escape(told)}</title>" if told else ""
-    if marker.symbol == "x":
-        d = f"M{x - r:.1f},{y - r:.1f}l{2 * r:g},{2 * r:g}m0,{-2 * r:g}l{-2 * r:g},{2 * r:g}"
-        return f'<path d="{d}" stroke="{colour}" stroke-width="2">{title}</path>'
-    if marker.symbol == "diamond":
-        d = f"M{x:.1f},{y - r:.1f}l{r:g},{r:g}l{-r:g},{r:g}l{-r:g},{-r:g}z"
-        return f'<path d="{d}" {shade}>{title}</path>'
-    named = "" if of is None else f' data-x="{escape(str(of))}"'
-    return f'<circle{named} cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" {shade}>{title}</circle>'
-
-
-def _label(x: float, y: float, text: str, place: str) -> str:
-    dx, dy, anchor = {
-        "top center": (0.0, -8.0, "middle"),
-        "bottom center": (0.0, 17.0, "middle"),
-        "middle right": (8.0, 4.0, "start"),
-        "middle left": (-8.0, 4.0, "end"),
-    }.get(place, (0.0, -8.0, "middle"))
-    return _text(x + dx, y + dy, text, 11, anchor)
-
-
-def _dark(colour: str) -> bool:
-    parts = [float(v) for v in colour.removeprefix("rgb(").rstrip(")").split(",")]
-    return 0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2] < 120
+                yield mark(trace.marker, colour, right + 26, y - 4, "")
+            yield write(right + 44, y, str(trace.name), 12, "start") + "</g>"

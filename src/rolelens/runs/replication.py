@@ -434,8 +434,10 @@ def _beside(roles: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:
     """What each direction reads as, beside a null that imitates it."""
     first = nulls.drop_duplicates("imitates").set_index("imitates")["text"]
     columns = ["name", "layer", "position", "named", "text"]
-    return roles[columns].assign(null=roles["name"].map(first).fillna("")).rename(
-        columns={"name": "role", "text": "steered", "null": "under a null"}
+    return (
+        roles[columns]
+        .assign(null=roles["name"].map(first).fillna(""))
+        .rename(columns={"name": "role", "text": "steered", "null": "under a null"})
     )
 
 
