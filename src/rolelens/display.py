@@ -79,7 +79,8 @@ def token_html(lines: Iterable[Line], scale: float, what: str) -> str:
         what: what the numbers are.
     """
     ends = "".join(
-        f'<span style="background:{_shade(share, 1.0)};padding:0 .5em">{share * scale:+.3g}</span>'
+        f'<i style="font-style:normal;background:{_shade(share, 1.0)};padding:0 .5em">'
+        f"{share * scale:+.3g}</i>"
         for share in (-1.0, -0.5, 0.0, 0.5, 1.0)
     )
     text = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:.35em 0"
@@ -90,9 +91,9 @@ def token_html(lines: Iterable[Line], scale: float, what: str) -> str:
         for line in lines
     )
     return (
-        '<div class="rl-tokens" style="font-family:ui-monospace,monospace;font-size:.93em">'
-        f'<div class="rl-scale" style="font-family:system-ui,sans-serif">{escape(what)}: {ends} '
-        f'<span class="rl-told" aria-live="polite"></span></div>{rows}</div>'
+        '<section class="rl-tokens" style="font-family:ui-monospace,monospace;font-size:.93em">'
+        f'<p class="rl-scale" style="font-family:system-ui,sans-serif">{escape(what)}: {ends} '
+        f'<span class="rl-told" aria-live="polite"></span></p>{rows}</section>'
     )
 
 

@@ -15,7 +15,8 @@ from rolelens.lens import Lens
 from rolelens.patchscoping import LogitLens, patchscope
 from rolelens.residuals import project
 from rolelens.stats import Separation
-from rolelens.sweeps import Change, Sweep
+from rolelens.sweeps import Sweep
+from rolelens.sweeps.cells import Change
 from rolelens.vectors import Direction, Directions, check_sources
 
 BREAKS = 0.75

@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 GREY, INK, EMPTY = "#dfe3e8", "#2a3f5f", "#eeeeee"
 DASHED = {"dash": "9,5", "dot": "2,4", "dashdot": "9,4,2,4"}
+Number: TypeAlias = int | float
 LETTER = 0.56
 """Width of a letter as a share of its size."""
 
@@ -19,8 +20,8 @@ class Axis:
     """One axis of a panel: where a value stands, and its ticks."""
 
     spec: Any
-    start: float
-    end: float
+    start: Number
+    end: Number
     values: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ def bins(trace: Any) -> list[tuple[float, float, float]]:
 
 
 def write(
-    x: float, y: float, text: str, size: float, anchor: str, ink: str = INK, extra: str = ""
+    x: Number, y: Number, text: str, size: Number, anchor: str, ink: str = INK, extra: str = ""
 ) -> str:
     """A text."""
     return (
@@ -137,7 +138,13 @@ def write(
 
 
 def rule(
-    x0: float, y0: float, x1: float, y1: float, ink: str, dash: str | None = None, wide: float = 1
+    x0: Number,
+    y0: Number,
+    x1: Number,
+    y1: Number,
+    ink: str,
+    dash: str | None = None,
+    wide: Number = 1,
 ) -> str:
     """A straight line."""
     return (
@@ -151,22 +158,23 @@ def dashes(dash: str | None) -> str:
     return f' stroke-dasharray="{dash}"' if dash else ""
 
 
-def mark(marker: Any, colour: str, x: float, y: float, told: str, of: Any = None) -> str:
+def mark(marker: Any, colour: str, x: Number, y: Number, told: str, of: Any = None) -> str:
     """A point of plotly's marker, which tells something and may be named."""
-    r = float(marker.size or 8) / 2
+    r = float(getattr(marker, "size", None) or 8) / 2
+    symbol = getattr(marker, "symbol", None)
     shade = f'fill="{colour}" fill-opacity="{marker.opacity or 1}"'
     title = f"<title>{escape(told)}</title>" if told else ""
-    if marker.symbol == "x":
+    if symbol == "x":
         d = f"M{x - r:.1f},{y - r:.1f}l{2 * r:g},{2 * r:g}m0,{-2 * r:g}l{-2 * r:g},{2 * r:g}"
         return f'<path d="{d}" stroke="{colour}" stroke-width="2">{title}</path>'
-    if marker.symbol == "diamond":
+    if symbol == "diamond":
         d = f"M{x:.1f},{y - r:.1f}l{r:g},{r:g}l{-r:g},{r:g}l{-r:g},{-r:g}z"
         return f'<path d="{d}" {shade}>{title}</path>'
     named = "" if of is None else f' data-x="{escape(str(of))}"'
     return f'<circle{named} cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" {shade}>{title}</circle>'
 
 
-def beside(x: float, y: float, text: str, place: str) -> str:
+def beside(x: Number, y: Number, text: str, place: str) -> str:
     """A text beside a point."""
     dx, dy, anchor = {
         "top center": (0.0, -8.0, "middle"),

@@ -20,6 +20,7 @@ from rolelens.plots.marks import (
     GREY,
     LETTER,
     Axis,
+    Number,
     beside,
     bins,
     dark,
@@ -34,8 +35,10 @@ from rolelens.plots.marks import (
     write,
 )
 
+DRAWN = ("scatter", "histogram", "heatmap")
 
-class Figure(go.Figure):
+
+class Figure(go.Figure):  # type: ignore[misc]
     """A plotly figure that carries itself as SVG, too: for viewers that have no plotly."""
 
     def _ipython_display_(self) -> None:
@@ -63,6 +66,9 @@ class _Drawing:
     def __init__(self, figure: go.Figure) -> None:
         self.figure, self.layout = figure, figure.layout
         self.traces = list(figure.data)
+        for trace in self.traces:
+            if trace.type not in DRAWN:
+                raise ValueError(f"a {trace.type} trace is not drawn as SVG")
         self.width = float(self.layout.width or 800)
         self.height = float(self.layout.height or 420)
         named = [t for t in self.traces if t.showlegend is not False and t.name and has_legend(t)]
@@ -86,7 +92,7 @@ class _Drawing:
         bottom = float(margin.b or 60)
         if tilted:
             bottom = max(bottom, 40 + 0.75 * 13 * LETTER * max(map(len, angled), default=0))
-        self.box = (left, float(margin.t or 80), self.width - right, self.height - bottom)
+        self.box = (float(left), float(margin.t or 80), self.width - right, self.height - bottom)
         axes: dict[str, Axis] = {}
         for trace in self.traces:
             for name, values in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y)):
@@ -113,7 +119,7 @@ class _Drawing:
                 axis.low = 0.0
         return axes
 
-    def _ends(self, name: str, domain: Sequence[float]) -> tuple[float, float]:
+    def _ends(self, name: str, domain: Sequence[Number]) -> tuple[float, float]:
         left, top, right, bottom = self.box
         if name[0] == "x":
             return left + domain[0] * (right - left), left + domain[1] * (right - left)
@@ -137,8 +143,6 @@ class _Drawing:
             "heatmap": self._heatmap,
         }
         for trace in self.traces:
-            if trace.type not in drawers:
-                raise ValueError(f"a {trace.type} trace is not drawn as SVG")
             x, y = self.axes[trace.xaxis or "x"], self.axes[trace.yaxis or "y"]
             group = escape(str(trace.legendgroup or trace.name or ""))
             parts.append(
