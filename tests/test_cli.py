@@ -126,7 +126,7 @@ def test_dtype_and_device_are_passed_on(
     model: str, sources: dict[str, str], tmp_path: Path
 ) -> None:
     file = str(tmp_path / "v.safetensors")
-    options = ["--base", sources["base"], "--model", model]
+    options = ["--base", sources["base"], "--model", model, "--force"]
     prompts = ["--prompts", sources["roles"], "--role", "nurse"]
     run("extract", file, *prompts, *options, "--dtype", "bfloat16", "--device", "cpu")
     assert rl.Directions.load(file).source.dtype == "bfloat16"
@@ -146,7 +146,7 @@ def test_contrast_writes_what_the_library_measures(
     assert told == {"path": file, "names": ["formal"], "layers": [1, 2]}
     expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", layers=[1, 2])
     assert rl.Directions.load(file).sha == expected.sha
-    run(*command, "--raw", "--model", model)
+    run(*command, "--raw", "--force", "--model", model)
     expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", raw=True)
     assert rl.Directions.load(file).sha == expected.sha
 

@@ -89,7 +89,17 @@ def prepared(namespace: dict[str, Any]) -> dict[str, Any]:
     casual = ["hey what time is it", "got any advice?"]
     vectors = rl.contrast(lens, formal, casual, name="formal")
     task = rl.load_task("mini").domain("math")
-    known = dict(rl=rl, lens=lens, roles=roles, base=base, formal=formal, casual=casual, task=task)
+    domains = {"formal": "math"}
+    known = dict(
+        rl=rl,
+        domains=domains,
+        lens=lens,
+        roles=roles,
+        base=base,
+        formal=formal,
+        casual=casual,
+        task=task,
+    )
     return namespace | known | dict(
         vectors=vectors, d=vectors.at(layer=16), hf_model=hf_model, tokenizer=tokenizer
     )  # fmt: skip
@@ -98,6 +108,10 @@ def prepared(namespace: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
 def test_what_a_document_says_runs(path: Path, namespace: dict[str, Any]) -> None:
     known = namespace if path.name in ("README.md", "index.md") else prepared(namespace)
+    if path.name == "evidence.md":
+        known["roles"] = {name: known["roles"][name] for name in ("lawyer", "nurse", "doctor")}
+        known["vectors"] = rl.role_vectors(known["lens"], known["roles"], known["base"])
+        known["domains"] = dict.fromkeys(known["roles"], "math")
     for number, block in enumerate(blocks(path, run=True), 1):
         if "HookedTransformer" in block:
             continue  # which not every TransformerLens has
@@ -176,6 +190,8 @@ def test_imports_and_names_are_there(path: Path) -> None:
     text = "\n".join(blocks(path))
     for line in re.findall(r"^(?:import|from) .*$", text, re.M):
         if "HookedTransformer" in line and not HAS_HOOKED:
+            continue
+        if any(peer in line and find_spec(peer) is None for peer in PEERS):
             continue
         known: dict[str, object] = {}
         exec(line, known)

@@ -214,8 +214,8 @@ def test_the_headline_says_how_many_and_what_would_have_shown() -> None:
     effect = evidence.Effect("a", "law", "accuracy", 20, 0.5, 0.55, 0.05, -0.1, 0.2, 0.6,
                              p_holm=1.0, detectable=0.6)  # fmt: skip
     helps = dataclasses.replace(effect, name="b", p_holm=0.01, detectable=0.4)
-    able = evidence.Headroom("accuracy", 0.5, 0.4, 0.6, 20, chance=0.25)
-    unable = evidence.Headroom("accuracy", 0.25, 0.1, 0.4, 20, chance=0.25)
+    able = evidence.Headroom("accuracy", 0.5, 0.4, 0.6, 20, chance=0.25, constant=0.3)
+    unable = evidence.Headroom("accuracy", 0.25, 0.1, 0.4, 20, chance=0.25, constant=0.3)
     study = rl.Study("mini", "accuracy", {"law": able, "math": unable}, (effect, helps))
     assert study.headline == (
         "1 of 2 directions beyond chance on held-out items: b; this run could have shown a change "

@@ -74,7 +74,7 @@ class _Drawing:
         named = [t for t in self.traces if t.showlegend is not False and t.name and has_legend(t)]
         wanted = self.layout.showlegend
         self.legend = named if wanted or (wanted is None and len(named) > 1) else []
-        self.bar = self.layout.coloraxis if self.layout.coloraxis.colorscale else None
+        self.bar: Any = self.layout.coloraxis if self.layout.coloraxis.colorscale else None
         self.axes = self._axes()
 
     def _axes(self) -> dict[str, Axis]:
