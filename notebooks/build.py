@@ -28,6 +28,9 @@ def execute(path: Path, renderer: str) -> Any:
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        # What the browser that draws the pictures says of itself is no output of the cell.
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if "choreographer" not in o.get("text", "")]
     notebook.metadata["rolelens_sources"] = sources(notebook)
     return notebook
 

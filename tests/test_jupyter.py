@@ -44,6 +44,11 @@ def lab(tmp_path: Path) -> Iterator[str]:
         port = found.getsockname()[1]
     folders = {"JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"}
     environment = os.environ | {name: str(tmp_path / name.lower()) for name in folders}
+    settings = tmp_path / "jupyter_config_dir/lab/user-settings/@jupyterlab/notebook-extension"
+    settings.mkdir(parents=True)
+    # Cells that are out of sight are drawn, too.
+    shown = json.dumps({"windowingMode": "none"})
+    (settings / "tracker.jupyterlab-settings").write_text(shown)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
                "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--ServerApp.password=",
                "--LabApp.news_url=None", f"--ServerApp.root_dir={tmp_path}",
@@ -76,8 +81,13 @@ def test_the_explorer_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.goto(lab)
         page.locator(".jp-Notebook").wait_for(timeout=60_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute(
+            "data-status", "idle", timeout=60_000
+        )
+        page.locator(".jp-Notebook").click()
+        page.get_by_text("Run", exact=True).first.click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.screenshot(path=pictures / "lab.png")
         root = page.locator(".rolelens").first
         root.wait_for(timeout=PATIENCE)
         root.scroll_into_view_if_needed()

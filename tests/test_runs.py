@@ -95,6 +95,8 @@ def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
     vectors = rl.role_vectors(llama, roles, base)
     path = runs.describe(llama, vectors, roles, base, tmp_path / "r.html", say=lambda line: None)
     page = path.read_text()
+    assert len(page) < 1_500_000
+    assert page.index("highest AUROC: lawyer") < page.index("<h2")
     assert page.count("rl-figure") >= 5
     assert page.count("random direction, same norm") == 2
     for name in roles:

@@ -70,6 +70,9 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
         self.observe(lambda change: self._choose(), "choice")
         self.observe(lambda change: self._obey(change["new"]), "command")
 
+    def __repr__(self) -> str:
+        return f"Explorer({self._explored.lens.name}, {self.steering})"
+
     @property
     def steering(self) -> Steering:
         """What is chosen, as a steering."""

@@ -278,7 +278,7 @@ class _Drawing:
         _, top, right, bottom = self.box
         tall = min(bottom - top, 220.0)
         x, steps = right + 22, 40
-        yield write(x, top - 8, str(self.bar.colorbar.title.text or ""), 12, "start")
+        yield write(x, top - 14, str(self.bar.colorbar.title.text or ""), 12, "start")
         for n in range(steps):
             value = high - (n + 0.5) / steps * (high - low)
             y = top + n * tall / steps

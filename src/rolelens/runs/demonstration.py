@@ -18,7 +18,7 @@ from rolelens.progress import Say
 from rolelens.prompts import digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.residuals import activations
-from rolelens.stats import in_points, projections, separation
+from rolelens.stats import Separation, in_points, projections, separation
 from rolelens.sweeps import Cell, sweep
 from rolelens.tasks import Scores, Task, evaluate, load_task
 from rolelens.vectors import Directions, check_sources
@@ -67,7 +67,9 @@ def describe(
     _texts(lens, vectors, layer, report, say)
     measured = _measured_with(vectors, roles, base)
     if measured:
-        _separations(lens, measured, base, report, say)
+        results = _separations(lens, measured, base, report, say)
+        best = ", ".join(f"{r.name} {max(r.auroc):.2f} (layer {r.best_layer})" for r in results)
+        report.headline(f"Held-out prompts against base prompts, highest AUROC: {best}.")
     else:
         report.text(
             "No separation is shown: the prompts at hand are not those that the vectors were "
@@ -153,7 +155,7 @@ def _separations(
     base: Sequence[str],
     report: Report,
     say: Say,
-) -> None:
+) -> list[Separation]:
     say("Separation of held-out role prompts from base prompts, by layer (30 seconds)")
     generic = activations(lens, base, positions=[-1])[:, :, 0]
     projected = [
@@ -172,6 +174,7 @@ def _separations(
     report.figure(plots.separation(results))
     for values in projected[:SHOWN]:
         report.figure(plots.projections(values))
+    return results
 
 
 def _effect(lens: Lens, vectors: Directions, task: Task[Any], report: Report, say: Say) -> None:
