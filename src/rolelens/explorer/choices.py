@@ -20,7 +20,7 @@ from rolelens.sweeps.cells import Change
 from rolelens.vectors import Direction, Directions, check_sources
 
 BREAKS = 0.75
-"""Share of the residual norm from which on text usually breaks; see ``docs/explanation.md``."""
+"""Share of the residual norm from which on text often breaks; see ``docs/explanation.md``."""
 CHANGES = get_args(Change)
 
 
@@ -132,7 +132,7 @@ class Explored:
         return add(d, choice.alpha, tokens=choice.tokens)  # type: ignore[arg-type]
 
     def strength(self, choice: Choice) -> dict[str, Any]:
-        """The strength in words, and whether text usually breaks there."""
+        """The strength in words, and whether text often breaks there."""
         d = self.direction(choice)
         if d.norm == 0:
             return {"text": "This direction is zero: nothing is done.", "warned": True}
@@ -147,7 +147,7 @@ class Explored:
         text = f"Adds {share:.0%} of the residual norm."
         if share < BREAKS:
             return {"text": text, "warned": False, "share": share}
-        more = " Text usually breaks from about here on: take a smaller alpha."
+        more = " Text often breaks from about here on: take a smaller alpha."
         return {"text": text + more, "warned": True, "share": share}
 
     def code(self, choice: Choice, max_new_tokens: int) -> str:

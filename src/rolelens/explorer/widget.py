@@ -26,7 +26,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
         options: what can be chosen.
         alphas: ends of the slider.
         choice: what is chosen.
-        strength: of the choice, in words, and whether text usually breaks there.
+        strength: of the choice, in words, and whether text often breaks there.
         code: the Python that does the same.
         texts: the steered and the unsteered text.
         state: ``running``, ``done``, ``stopped`` or nothing.
