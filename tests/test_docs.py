@@ -1,6 +1,7 @@
 """What the documents say in code runs, and what they name is there."""
 
 import dataclasses
+import linecache
 import re
 import warnings
 from importlib.util import find_spec
@@ -117,7 +118,9 @@ def test_what_a_document_says_runs(path: Path, namespace: dict[str, Any]) -> Non
             continue  # which not every TransformerLens has
         if any(f"from {peer}" in block and find_spec(peer) is None for peer in PEERS):
             continue
-        code = compile(block, f"{path.name}, block {number}", "exec")
+        name = f"{path.name}, block {number}"
+        linecache.cache[name] = (len(block), None, block.splitlines(True), name)
+        code = compile(block, name, "exec")
         with warnings.catch_warnings():
             if any(f"from {peer}" in block for peer in PEERS):
                 warnings.simplefilter("ignore")
