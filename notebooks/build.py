@@ -21,7 +21,7 @@ def execute(path: Path, renderer: str) -> Any:
     from nbclient import NotebookClient
 
     os.environ["PLOTLY_RENDERER"] = renderer
-    # It says that ipywidgets is not installed; nothing here is a widget.
+    # It may say that ipywidgets is not installed, which shows progress and is not needed.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}})

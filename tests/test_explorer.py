@@ -231,3 +231,13 @@ def test_without_anywidget_one_sentence_says_what_to_install(
     monkeypatch.delitem(sys.modules, "rolelens.explorer.widget", raising=False)
     with pytest.raises(rl.InputError, match=r"pip install 'rolelens\[widget\]'"):
         rl.explore(llama, vectors)
+
+
+def test_a_choice_that_arrives_with_what_is_asked_for_counts(llama: rl.Lens, explorer: Any) -> None:
+    with explorer.hold_trait_notifications():
+        explorer.command = {"do": "compare", "id": "1"}
+        explorer.choice = {**explorer.choice, "alpha": -3.0}
+    d = explorer.steering.steps[0]
+    assert d.alpha == -3.0
+    expected = llama.generate(["Who is it?"], hooks=explorer.steering, max_new_tokens=LENGTH)[0]
+    assert explorer.texts["steered"] == expected

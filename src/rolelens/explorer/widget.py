@@ -102,6 +102,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _obey(self, command: dict[str, Any]) -> None:
         """Do what the browser asks for."""
+        self._choose()  # a choice may arrive together with what is asked for
         match command.get("do"):
             case "compare":
                 self._begin(self._compare)
