@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-fast faults check notebooks bench clean
+.PHONY: demo test test-fast faults check notebooks docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
@@ -29,6 +29,11 @@ check: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/ruff format --quiet notebooks
 	$(BIN)/python notebooks/build.py
+
+# The site, in runs/site; a broken link or an unknown name stops it.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 # make bench MMLU=folder PAPER=folder GSM8K=file TRUTHFUL=file: with MMLU's own CSV files (and
 # few-shot), with the paper's prompts and split, with GSM8K's JSONL file and TruthfulQA's

@@ -21,13 +21,16 @@ def execute(path: Path, renderer: str) -> Any:
     from nbclient import NotebookClient
 
     os.environ["PLOTLY_RENDERER"] = renderer
-    # It says that ipywidgets is not installed; nothing here is a widget.
+    # It may say that ipywidgets is not installed, which shows progress and is not needed.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}})
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        # What the browser that draws the pictures says of itself is no output of the cell.
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if "choreographer" not in o.get("text", "")]
     notebook.metadata["rolelens_sources"] = sources(notebook)
     return notebook
 

@@ -1,14 +1,19 @@
-"""A report in a real browser: it draws everything, asks for nothing and complains of nothing."""
+"""Pages in a real browser: they draw everything, ask for nothing and complain of nothing."""
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
 
 import rolelens as rl
 import tiny
+from rolelens.display import shipped
 from rolelens.report import Report
 
 QUESTIONS = [
@@ -20,6 +25,35 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+class Watched:
+    """A page, and what it complained of or asked for."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type != "log" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append("a script in a text ran"))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def check(self) -> None:
+        assert self.complaints == []
+        inside = ("file:", "data:", "blob:")
+        assert [url for url in self.requests if not url.startswith(inside)] == []
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield Watched(browser.new_page(viewport={"width": 1000, "height": 1400}))
+        browser.close()
 
 
 @pytest.fixture
@@ -44,34 +78,147 @@ def report(llama: rl.Lens, tmp_path: Path) -> Path:
     ):
         assert isinstance(figure, go.Figure)
         page.figure(figure)
+    page.tokens(rl.project(llama, ["<script>alert(1)</script>"], vectors["b"].at(2)))
+    page.table(pd.DataFrame({"name": ["a", "b", "c"], "gain": [0.1, -2.0, 10.0]}))
     return page.save(tmp_path / "report.html")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_report_in_chromium(report: Path) -> None:
-    from playwright.sync_api import sync_playwright
+def test_the_report_in_chromium(report: Path, watched: Watched) -> None:
+    page = watched.page
+    page.goto(report.as_uri())
+    figures = page.locator("svg.rl-figure")
+    assert figures.count() == 6
+    for n in range(6):
+        box, body = figures.nth(n).bounding_box(), page.locator("main").bounding_box()
+        assert box["width"] == pytest.approx(body["width"] - 32, abs=2)  # as wide as the text
+        assert figures.nth(n).locator("polyline, rect, circle").count() >= 1
+    assert "<script>alert(1)</script>" in page.locator("dd").first.inner_text()
+    assert page.locator("h1").inner_text() == "What <script>alert(1)</script> does"
+    assert page.locator(".lead").inner_text() == "<b>lead</b>"
+    watched.check()
 
-    complaints: list[str] = []
-    requests: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1000, "height": 1400})
-        page.on("console", lambda m: complaints.append(m.text) if m.type != "log" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append("a script in a text ran"))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(report.as_uri())
-        page.wait_for_function("document.querySelectorAll('.main-svg').length >= 6")
-        figures = page.locator(".js-plotly-plot")
-        assert figures.count() == 6
-        for n in range(6):
-            assert figures.nth(n).locator(".main-svg").count() >= 1
-            marks = figures.nth(n).locator(".trace, .heatmaplayer image, .barlayer .point")
-            assert marks.count() >= 1, f"figure {n} is empty"
-        assert "<script>alert(1)</script>" in page.locator("dd").first.inner_text()
-        assert page.locator("h1").inner_text() == "What <script>alert(1)</script> does"
-        assert page.locator(".lead").inner_text() == "<b>lead</b>"
-        browser.close()
-    assert complaints == []
-    outside = [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
-    assert outside == []
+
+def test_tokens_are_told_lines_hidden_and_tables_sorted(report: Path, watched: Watched) -> None:
+    page = watched.page
+    page.goto(report.as_uri())
+    token = page.locator(".rl-line span[title]").nth(3)
+    token.hover()
+    assert page.locator(".rl-told").inner_text() == token.get_attribute("title")
+    curve = page.locator("svg.rl-figure").nth(4)
+    entry, trace = curve.locator(".rl-entry").last, curve.locator(".rl-trace").last
+    entry.click()
+    assert not trace.is_visible()
+    entry.click()
+    assert trace.is_visible()
+    header = page.locator("th", has_text="gain")
+    for order in (["-2.000", "0.100", "10.000"], ["10.000", "0.100", "-2.000"]):
+        header.click()
+        assert page.locator("td:nth-child(2)").all_inner_texts() == order
+    watched.check()
+
+
+MODEL = """
+export class Model {
+  constructor(state) { this.state = state; this.heard = {}; this.saved = []; }
+  get(name) { return this.state[name]; }
+  set(name, value) { this.state[name] = value; this.changed = [...(this.changed || []), name]; }
+  save_changes() {
+    for (const name of this.changed || []) {
+      this.saved.push([name, this.state[name]]);
+      this.tell(name);
+    }
+    this.changed = [];
+  }
+  on(event, heard) { (this.heard[event] ||= []).push(heard); }
+  off(event, heard) { this.heard[event] = this.heard[event].filter((other) => other !== heard); }
+  tell(name) { for (const heard of this.heard[`change:${name}`] || []) heard(); }
+  arrive(name, value) { this.state[name] = value; this.tell(name); }
+}
+"""
+"""What a notebook gives a widget: values that are read, set, saved and listened to."""
+
+
+@pytest.fixture
+def widget(llama: rl.Lens, tmp_path: Path, watched: Watched) -> Watched:
+    """The explorer's script in a page, with what a kernel would have sent it."""
+    pytest.importorskip("anywidget")
+    vectors = rl.role_vectors(llama, {"<i>a</i>": tiny.PROMPTS, "b": tiny.OTHERS}, tiny.OTHERS)
+    sweep = rl.sweep(llama, vectors, QUESTIONS, layers=[1, 2], positions=[-2, -1])
+    explorer = rl.explore(llama, vectors, sweep=sweep, prompt="<b>Who?</b>")
+    names = ("options", "alphas", "choice", "strength", "code", "texts", "state", "error", "turns",
+             "drawn", "panels", "swept", "command")  # fmt: skip
+    state = {name: getattr(explorer, name) for name in names}
+    script = shipped("rolelens.js").replace("export default { render };", "").replace("export ", "")
+    script += MODEL.replace("export ", "")
+    script += f"window.model = new Model({json.dumps(state).replace('<', chr(92) + 'u003c')});"
+    script += "window.drop = render({ model: window.model, el: document.body });"
+    file = tmp_path / "widget.html"
+    file.write_text(
+        f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><style>'
+        f'{shipped("rolelens.css")}</style><body><script type="module">{script}</script></body>',
+        encoding="utf-8",
+    )
+    watched.page.goto(file.as_uri())
+    return watched
+
+
+def saved(page: Any, name: str) -> Any:
+    """The last value of a name that the script sent to the kernel."""
+    return page.evaluate(
+        "(name) => window.model.saved.filter((s) => s[0] === name).at(-1)?.[1]", name
+    )
+
+
+def test_the_script_shows_what_the_kernel_sends(widget: Watched) -> None:
+    page = widget.page
+    assert page.locator(".rl-prompt").input_value() == "<b>Who?</b>"
+    assert page.locator("select[data-key=name] option").all_inner_texts() == ["<i>a</i>", "b"]
+    page.evaluate("window.model.arrive('texts', {steered: '<b>x</b> y', unsteered: 'z'})")
+    assert page.locator(".rl-steered").inner_text() == "<b>x</b> y"
+    page.evaluate("window.model.arrive('state', 'running')")
+    assert page.locator("[data-page=compare] .rl-stop").is_enabled()
+    page.evaluate("window.model.arrive('error', 'No <b>.')")
+    assert page.locator(".rl-error").inner_text() == "No <b>."
+    page.evaluate("window.model.arrive('strength', {text: 'Adds 90%', warned: true})")
+    assert "rl-warned" in page.locator(".rl-strength").get_attribute("class")
+    page.evaluate("window.drop(); window.model.arrive('error', 'late')")
+    assert page.locator(".rl-error").inner_text() == "No <b>."
+    widget.check()
+
+
+def test_the_script_sends_what_people_do(widget: Watched) -> None:
+    page = widget.page
+    slider = page.locator("input[data-key=alpha]")
+    slider.evaluate("e => { e.value = -2; e.dispatchEvent(new Event('input')); }")
+    assert saved(page, "choice")["alpha"] == -2
+    assert saved(page, "command") is None  # nothing runs before the slider is let go
+    slider.evaluate("e => e.dispatchEvent(new Event('change'))")
+    assert saved(page, "command")["do"] == "compare"
+    page.locator("select[data-key=layer]").select_option(index=1)
+    assert saved(page, "choice")["layer"] == 1
+    page.locator("select[data-key=position]").select_option(index=0)
+    assert saved(page, "choice")["position"] == page.evaluate(
+        "window.model.get('options').position[0]"
+    )
+    page.locator(".rl-prompt").fill("Hi")
+    assert saved(page, "choice")["prompt"] == "Hi"
+    page.evaluate("window.model.arrive('state', 'running')")
+    page.locator("[data-page=compare] .rl-stop").click()
+    assert saved(page, "command")["do"] == "stop"
+    page.locator("[data-tab=look]").click()
+    cell = page.locator(".rl-heat .rl-cell[data-x='2'][data-y='-2']").last
+    cell.click()
+    choice = saved(page, "choice")
+    assert (choice["layer"], choice["position"], choice["alpha"]) == (2, -2, 3)
+    assert saved(page, "command")["do"] == "compare"
+    page.locator("[data-tab=look]").click()
+    page.locator(".rl-curve circle[data-x='3']").first.click()
+    assert saved(page, "choice")["layer"] == 3
+    assert page.locator(".rl-here").count() == 1
+    page.locator("[data-tab=chat]").click()
+    page.locator(".rl-say input").fill("Good day")
+    page.locator(".rl-say input").press("Enter")
+    assert (saved(page, "command")["do"], saved(page, "command")["text"]) == ("say", "Good day")
+    page.evaluate("window.model.arrive('turns', [{role: 'user', content: '<i>', projection: 1}])")
+    assert page.locator(".rl-user").inner_text() == "<i>"
+    widget.check()

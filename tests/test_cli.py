@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -101,7 +102,8 @@ def vectors(model: str, sources: dict[str, str], tmp_path_factory: pytest.TempPa
 
 
 def test_help_names_every_command() -> None:
-    commands = "demo extract contrast evaluate sweep search paper patchscope report models roles"
+    commands = "demo extract contrast steer chat evaluate sweep search paper patchscope report "
+    commands += "models roles"
     listed = run("--help")
     for command in commands.split():
         assert command in listed
@@ -124,7 +126,7 @@ def test_dtype_and_device_are_passed_on(
     model: str, sources: dict[str, str], tmp_path: Path
 ) -> None:
     file = str(tmp_path / "v.safetensors")
-    options = ["--base", sources["base"], "--model", model]
+    options = ["--base", sources["base"], "--model", model, "--force"]
     prompts = ["--prompts", sources["roles"], "--role", "nurse"]
     run("extract", file, *prompts, *options, "--dtype", "bfloat16", "--device", "cpu")
     assert rl.Directions.load(file).source.dtype == "bfloat16"
@@ -144,7 +146,7 @@ def test_contrast_writes_what_the_library_measures(
     assert told == {"path": file, "names": ["formal"], "layers": [1, 2]}
     expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", layers=[1, 2])
     assert rl.Directions.load(file).sha == expected.sha
-    run(*command, "--raw", "--model", model)
+    run(*command, "--raw", "--force", "--model", model)
     expected = rl.contrast(lens, tiny.PROMPTS, BASE, name="formal", raw=True)
     assert rl.Directions.load(file).sha == expected.sha
 
@@ -389,3 +391,96 @@ def test_evaluate_refuses_what_has_no_effect(
 ) -> None:
     given = [vectors if argument == "VECTORS" else argument for argument in arguments]
     assert sentence in run("evaluate", sources["questions"], *given, "--model", model, code=2)
+
+
+def test_steer_answers_beside_the_unsteered_model(
+    lens: rl.Lens, model: str, vectors: str, tmp_path: Path
+) -> None:
+    options = ["--max-new-tokens", "5", "--model", model]
+    named = ["--vectors", vectors, "--name", "nurse", "--layer", "2", "--alpha", "3"]
+    told = json.loads(run("steer", "Who is it?", "And now?", *named, *options, "--json"))
+    steering = rl.add(rl.Directions.load(vectors)["nurse"].at(2), 3.0)
+    prompts = ["Who is it?", "And now?"]
+    for key, hooks in (("unsteered", rl.Steering()), ("steered", steering)):
+        expected = lens.generate(prompts, hooks=hooks, max_new_tokens=5)
+        assert [row[key] for row in told["answers"]] == expected
+    assert told["steering"] == str(steering)
+    saved = str(steering.save(tmp_path / "s.safetensors"))
+    text = run("steer", "Who is it?", "--steering", saved, *options)
+    assert f"steered: {told['answers'][0]['steered']}" in text
+    assert "nothing to steer with" in run("steer", "Hi", *options, code=2)
+
+
+def test_chat_goes_on_with_what_was_said(lens: rl.Lens, model: str, vectors: str) -> None:
+    named = ["--vectors", vectors, "--name", "nurse", "--layer", "2"]
+    command = ["chat", *named, "--max-new-tokens", "5", "--model", model, "--quiet"]
+    result = CliRunner().invoke(app, command, input="Who is it?\nAnd now?\n\n")
+    assert result.exit_code == 0, result.output
+    steering = rl.add(rl.Directions.load(vectors)["nurse"].at(2), 1.0)
+    turns = [{"role": "user", "content": "Who is it?"}]
+    (first,) = lens.generate([turns], hooks=steering, max_new_tokens=5)
+    turns += [{"role": "assistant", "content": first}, {"role": "user", "content": "And now?"}]
+    (second,) = lens.generate([turns], hooks=steering, max_new_tokens=5)
+    assert result.stdout == f"{first}\n{second}\n"
+
+
+def test_a_file_of_vectors_is_overwritten_only_when_asked(
+    model: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "v.safetensors"
+    command = ["extract", str(file), "--prompts", sources["roles"], "--base", sources["base"]]
+    command += ["--role", "nurse", "--model", model]
+    umask = os.umask(0o027)
+    try:
+        run(*command)
+    finally:
+        os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o640
+    before = file.stat().st_mtime_ns
+    assert f"{file} exists already; name another file, or pass --force." in run(*command, code=2)
+    assert file.stat().st_mtime_ns == before
+    run(*command, "--force")
+    assert file.stat().st_mtime_ns > before
+
+
+def test_notes_are_one_sentence_and_quiet_leaves_them_out(
+    sources: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "base-model"
+    tiny.hf_model("Llama").save_pretrained(folder)
+    tiny.tokenizer(None).save_pretrained(folder)
+    command = ["evaluate", sources["texts"], "--model", str(folder)]
+    noted = CliRunner().invoke(app, command)
+    assert noted.exit_code == 0, noted.output
+    assert "note: " in noted.stderr
+    assert "has no chat template" in noted.stderr
+    assert ".py:" not in noted.stderr
+    assert CliRunner().invoke(app, [*command, "--quiet"]).stderr == ""
+
+
+def test_ranges_that_count_down_are_told(model: str) -> None:
+    refused = run("extract", "v", "--layers", "5-2", "--model", model, code=2)
+    assert "--layers is '5-2', which counts down; write the lower number first: 2-5." in refused
+
+
+def test_files_that_are_missing_or_empty_are_named(model: str, tmp_path: Path) -> None:
+    (tmp_path / "nodir").mkdir()
+    missing = str(tmp_path / "nodir")
+    refused = run(
+        "paper", "--out", str(tmp_path / "o"), "--data", missing, "--model", model, code=2
+    )
+    assert f"no '{missing}/role_prompts'; data is a folder with role_prompts" in refused
+    empty = tmp_path / "empty.json"
+    empty.write_text("[]")
+    refused = run("contrast", str(tmp_path / "c"), str(empty), str(empty), code=2)
+    assert f"{empty} holds no prompt" in refused
+
+
+def test_shell_completion_can_be_installed() -> None:
+    assert "--install-completion" in run("--help")
+
+
+def test_the_columns_of_questions_of_ones_own_are_told() -> None:
+    told = " ".join(run("evaluate", "--help").replace("│", " ").split())
+    for column in ("question", "answer", "options", "text", "domain"):
+        assert column in told

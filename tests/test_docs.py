@@ -1,7 +1,10 @@
 """What the documents say in code runs, and what they name is there."""
 
 import dataclasses
+import linecache
 import re
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,17 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-RUN = [ROOT / "README.md", ROOT / "docs" / "how-to.md"]
+RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PEERS = ("steering_vectors", "nnsight")
+"""Other libraries that a block may import; without them it is passed over."""
+NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n```python\n.*?```\n", re.S)
 LINES = 5
 """Lines of code in a block of the how-to at most."""
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+def blocks(path: Path, *, run: bool = False) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", NOT_RUN.sub("", text) if run else text, re.S)
 
 
 def save_model(folder: Path) -> None:
@@ -68,16 +75,97 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return {}
 
 
+def prepared(namespace: dict[str, Any]) -> dict[str, Any]:
+    """What all pages but the README begin with: a lens, prompts, directions and a task."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hf_model = AutoModelForCausalLM.from_pretrained("path/to/model").eval()
+    tokenizer = AutoTokenizer.from_pretrained("path/to/model")
+    lens = rl.load("smollm2")
+    roles, base = rl.load_roles(), rl.load_base()
+    formal = [
+        "Would you be so kind as to tell me the time?",
+        "I should be obliged for your advice.",
+    ]
+    casual = ["hey what time is it", "got any advice?"]
+    vectors = rl.contrast(lens, formal, casual, name="formal")
+    task = rl.load_task("mini").domain("math")
+    domains = {"formal": "math"}
+    known = dict(
+        rl=rl,
+        domains=domains,
+        lens=lens,
+        roles=roles,
+        base=base,
+        formal=formal,
+        casual=casual,
+        task=task,
+    )
+    return namespace | known | dict(
+        vectors=vectors, d=vectors.at(layer=16), hf_model=hf_model, tokenizer=tokenizer
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
-def test_what_a_document_says_runs(
-    path: Path, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number, block in enumerate(blocks(path), 1):
+def test_what_a_document_says_runs(path: Path, namespace: dict[str, Any]) -> None:
+    known = namespace if path.name in ("README.md", "index.md") else prepared(namespace)
+    if path.name == "evidence.md":
+        known["roles"] = {name: known["roles"][name] for name in ("lawyer", "nurse", "doctor")}
+        known["vectors"] = rl.role_vectors(known["lens"], known["roles"], known["base"])
+        known["domains"] = dict.fromkeys(known["roles"], "math")
+    for number, block in enumerate(blocks(path, run=True), 1):
         if "HookedTransformer" in block:
             continue  # which not every TransformerLens has
-        code = compile(block, f"{path.name}, block {number}", "exec")
-        exec(code, namespace)
-    assert capsys.readouterr().out
+        if any(f"from {peer}" in block and find_spec(peer) is None for peer in PEERS):
+            continue
+        name = f"{path.name}, block {number}"
+        linecache.cache[name] = (len(block), None, block.splitlines(True), name)
+        code = compile(block, name, "exec")
+        with warnings.catch_warnings():
+            if any(f"from {peer}" in block for peer in PEERS):
+                warnings.simplefilter("ignore")
+            exec(code, known)
+
+
+def test_few_blocks_are_not_run() -> None:
+    reasons = [reason for path in RUN for reason in NOT_RUN.findall(path.read_text("utf-8"))]
+    assert len(reasons) <= 3
+    assert all(reasons)
+
+
+def test_every_public_name_is_in_the_reference_and_nothing_private() -> None:
+    pages = "\n".join(p.read_text("utf-8") for p in (ROOT / "docs" / "reference").glob("*.md"))
+    named = re.findall(r"^::: rolelens\.(\S+)$", pages, re.M)
+    assert sorted(named) == sorted(rl.__all__)
+    index = (ROOT / "docs" / "reference" / "index.md").read_text("utf-8")
+    assert set(re.findall(r"`(\w+)`", index)) == set(rl.__all__)
+
+
+def test_every_column_of_the_tables_is_explained(llama: rl.Lens) -> None:
+    told = (ROOT / "docs" / "columns.md").read_text("utf-8")
+    explained = set(re.findall(r"`(\w+)`", told)) | {"interaction_low", "interaction_high"}
+    explained |= {"interaction_p", "interaction_p_holm", "interaction_p_bh", "measure", "name"}
+    effects = {field.name for field in dataclasses.fields(rl.evidence.Effect)}
+    assert effects <= explained, effects - explained
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)
+    items = [rl.Question("q", "Is it?", ("yes", "no"), 0)]
+    sweep = rl.sweep(llama, vectors, items, layers=[2], positions=[-1])
+    projected = rl.project(llama, ["Hi"], vectors["a"].at(2))
+    for table in (sweep.table(), projected):
+        assert set(table.columns) <= explained, set(table.columns) - explained
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs")) in site, page
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"notebooks/{notebook.name}" in site, notebook
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"version: {rl.__version__}\n" in text
 
 
 @pytest.mark.skipif(not HAS_HOOKED, reason="this TransformerLens has no HookedTransformer")
@@ -86,7 +174,7 @@ def test_the_block_with_a_hooked_transformer_runs(monkeypatch: pytest.MonkeyPatc
 
     made = hooked_transformer("GPT2")
     monkeypatch.setattr(HookedTransformer, "from_pretrained", lambda name: made)
-    (block,) = [text for text in blocks(RUN[1]) if "HookedTransformer" in text]
+    (block,) = [text for text in blocks(ROOT / "docs" / "how-to.md") if "HookedTransformer" in text]
     known: dict[str, Any] = {"rl": rl}
     exec(block, known)
     assert known["hooked"].model is made
@@ -105,6 +193,8 @@ def test_imports_and_names_are_there(path: Path) -> None:
     text = "\n".join(blocks(path))
     for line in re.findall(r"^(?:import|from) .*$", text, re.M):
         if "HookedTransformer" in line and not HAS_HOOKED:
+            continue
+        if any(peer in line and find_spec(peer) is None for peer in PEERS):
             continue
         known: dict[str, object] = {}
         exec(line, known)

@@ -10,9 +10,10 @@ import torch
 import planted
 import rolelens as rl
 import tiny
-from rolelens import runs
+from rolelens import evidence, runs
 from rolelens.evidence import Comparison
 from rolelens.runs.demonstration import _random, _verdict
+from rolelens.runs.replication import _Clock, _some
 from rolelens.sweeps import cell_of_steering
 
 QUESTIONS = [
@@ -41,7 +42,7 @@ def test_the_demo_leaves_vectors_and_a_report(llama: rl.Lens, tmp_path) -> None:
     for heading in ("Steered text", "Where the role can be seen", "Patchscope"):
         assert heading in page
     assert "It is not above chance" in page or "held-out half" in page
-    assert page.count("Plotly.newPlot(") >= 2
+    assert page.count("rl-figure") >= 2
 
 
 def scores(right: int, n: int) -> rl.Scores:
@@ -94,7 +95,12 @@ def test_vectors_are_described(llama: rl.Lens, tmp_path) -> None:
     vectors = rl.role_vectors(llama, roles, base)
     path = runs.describe(llama, vectors, roles, base, tmp_path / "r.html", say=lambda line: None)
     page = path.read_text()
-    assert page.count("Plotly.newPlot(") >= 4
+    assert len(page) < 1_500_000
+    assert page.index("highest AUROC: lawyer") < page.index("<h2")
+    assert page.count("rl-figure") >= 5
+    assert page.count("random direction, same norm") == 2
+    for name in roles:
+        assert f"projected on &#x27;{name}&#x27;" in page
     for text in ("Steered text", "Where the role can be seen", "How large, and how alike"):
         assert text in page
     system = rl.system_vectors(llama, ["nurse"], base)
@@ -128,12 +134,13 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     options = {"layers": [1, 2], "positions": [-1], "alphas": [1.0], "ablated": 5}
     path = runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
     page = path.read_text()
-    assert "math expert: helps" in page
+    assert html.escape(rl.load_study(tmp_path / "out" / "tables").headline) in page
+    assert page.index('class="headline"') < page.index("<h2")
     assert page.index("math expert: helps") < page.index("What the unsteered model can do")
-    headings = ("Table 3", "Every role in every domain", "Table 4", "Table 5", "role as a prompt")
+    headings = ("Table 3", "Table 4", "Table 5", "role as a prompt")
     for heading in (*headings, "How often each letter is given", "split-half cosine"):
         assert heading in page
-    assert page.count("Plotly.newPlot(") == 1
+    assert page.count("<svg") == 1
     for name in ("effects", "transfer", "chosen", "ablation", "prompted", "answers", "nulls"):
         assert (tmp_path / "out" / "tables" / f"{name}.csv").exists()
     assert rl.Directions.load(tmp_path / "out" / "vectors.safetensors").names == (
@@ -166,3 +173,58 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     few = {"layers": [1], "positions": [-1], "alphas": [1.0], "ablated": 0, "prompted": False}
     path = runs.paper(lens, tmp_path / "moved", data=data, vectors=moved, say=said.append, **few)
     assert f"role prompts - base prompts, in {lens.name}" in path.read_text()
+
+
+def test_the_papers_experiment_can_be_made_small() -> None:
+    def some(**wanted: object) -> tuple:
+        asked = {"roles": None, "domains": None, "questions": None, "seed": 0} | wanted
+        return _some(rl.load_roles(), rl.load_base(), rl.load_task("mini"), **asked)
+
+    roles, _, task = some(roles=["lawyer", "nurse"], questions=8)
+    assert (list(roles), task.domains, len(task)) == (["lawyer", "nurse"], ("law", "medicine"), 16)
+    assert (
+        some(roles=["lawyer"], questions=8)[2].items
+        != some(roles=["lawyer"], questions=8, seed=1)[2].items
+    )
+    roles, _, task = some(domains=["law"])
+    assert (set(roles), len(task)) == ({"lawyer", "bailiff"}, 40)
+    assert [len(part) for part in (some()[0], some()[2])] == [29, 320]
+    for wanted, sentence in (
+        ({"roles": ["lawyr"]}, "no role 'lawyr'; did you mean 'lawyer'"),
+        ({"domains": ["laws"]}, "no domain 'laws'; did you mean 'law'"),
+        ({"roles": ["nurse"], "domains": ["law"]}, "'nurse' is of the domain 'medicine'"),
+        ({"questions": 2}, "questions is 2; a domain needs 4 at least"),
+    ):
+        with pytest.raises(rl.InputError, match=sentence):
+            some(**wanted)
+
+
+def test_the_time_of_interrupted_parts_counts(tmp_path: Path) -> None:
+    file = tmp_path / "seconds.json"
+    first = _Clock(file)
+    with pytest.raises(KeyboardInterrupt), first:
+        raise KeyboardInterrupt
+    file.write_text("[120.0]")
+    second = _Clock(file)
+    with second:
+        pass
+    assert str(second) == "0.0 minutes (2.0 in all, in 2 parts)"
+    assert json.loads(file.read_text()) == [120.0, 0.0]
+
+
+def test_the_headline_says_how_many_and_what_would_have_shown() -> None:
+    effect = evidence.Effect("a", "law", "accuracy", 20, 0.5, 0.55, 0.05, -0.1, 0.2, 0.6,
+                             p_holm=1.0, detectable=0.6)  # fmt: skip
+    helps = dataclasses.replace(effect, name="b", p_holm=0.01, detectable=0.4)
+    able = evidence.Headroom("accuracy", 0.5, 0.4, 0.6, 20, chance=0.25, constant=0.3)
+    unable = evidence.Headroom("accuracy", 0.25, 0.1, 0.4, 20, chance=0.25, constant=0.3)
+    study = rl.Study("mini", "accuracy", {"law": able, "math": unable}, (effect, helps))
+    assert study.headline == (
+        "1 of 2 directions beyond chance on held-out items: b; this run could have shown a change "
+        "of 40.0 points or more. The model is at chance in 1 of 2 domains."
+    )
+    blind = dataclasses.replace(effect, detectable=None)
+    study = rl.Study("mini", "accuracy", {"law": able}, (blind,))
+    assert study.headline.endswith("on so few items this run could not have shown any change.")
+    study = rl.Study("mini", "accuracy", {"math": unable})
+    assert study.headline == "No direction was tried: the model is at chance in 1 of 1 domains."

@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from rolelens import evidence, plots, stats
 from rolelens.errors import InputError
 from rolelens.evidence import Study, compare, load_study, side_effects, study
+from rolelens.explorer import explore
 from rolelens.extraction import (
     contrast,
     half_vectors,
@@ -83,6 +84,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evidence",
+    "explore",
     "flag",
     "half_vectors",
     "load",

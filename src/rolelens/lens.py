@@ -414,6 +414,9 @@ class Lens(Shown):
             if not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+        # What stays half a character at the end is told as generate tells it.
+        if rest := self._text(ids)[len(shown) :]:
+            yield rest
 
     def card(self) -> Card:
         """Model, size, positions, dtype."""

@@ -1,7 +1,6 @@
 """Activations of prompts, in memory or in a file, and what they project to, token by token."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rolelens import forward
+from rolelens.display import Line, token_html
 from rolelens.errors import InputError, listed, unique, unknown
 from rolelens.forward import SITES, Hooks, Tokens
 from rolelens.lens import Lens, Prompts, positions_of
@@ -124,7 +124,7 @@ class TokenTable(pd.DataFrame):
 
     Orange tokens project above zero and blue ones below; hovering shows the number. The colours
     are full at the 95 % quantile of the sizes in the table, as the first token of a prompt is often
-    far larger than the others.
+    far larger than the others. Answers stand in a line of their own.
     """
 
     @property
@@ -136,17 +136,23 @@ class TokenTable(pd.DataFrame):
         if not self.columns.is_unique or not set(needed) <= set(self.columns) or self.empty:
             table: Any = pd.DataFrame(self)
             return str(table._repr_html_())
-        values = pd.to_numeric(self["projection"], errors="coerce").fillna(0.0).abs()
-        scale = float(values.quantile(0.95)) or float(values.max()) or 1.0
-        blocks: dict[Any, list[str]] = {}
-        columns = [self[name].tolist() for name in needed]
-        for prompt, index, token, value in zip(*columns, strict=True):
-            blocks.setdefault(prompt, []).append(_span(str(token), index, value, scale))
-        style = "white-space:pre-wrap;font-family:monospace;line-height:1.7;margin:6px 0"
-        return "".join(
-            f'<div style="{style}"><span style="opacity:.5">{escape(str(prompt))} </span>'
-            f"{''.join(spans)}</div>"
-            for prompt, spans in blocks.items()
+        values = pd.to_numeric(self["projection"], errors="coerce")
+        sizes = values.fillna(0.0).abs()
+        scale = float(sizes.quantile(0.95)) or float(sizes.max()) or 1.0
+        prompt_lengths: dict[Any, int] = self.attrs.get("prompt_lengths", {})
+        lines: dict[tuple[Any, bool], list[tuple[int, str, float]]] = {}
+        columns = [self[name].tolist() for name in ("prompt", "index", "token")]
+        for prompt, index, token, value in zip(*columns, values.tolist(), strict=True):
+            answered = index >= prompt_lengths.get(prompt, index + 1)
+            lines.setdefault((prompt, answered), []).append((index, str(token), value))
+        what = self.attrs.get("what", "projection")
+        return token_html(
+            [
+                Line(f"{prompt}, answer" if answered else str(prompt), tokens)
+                for (prompt, answered), tokens in lines.items()
+            ],
+            scale,
+            what,
         )
 
 
@@ -205,7 +211,10 @@ def project(
         for row, ids in enumerate(tokens.ids)
         for index, (token, value) in enumerate(zip(ids, parts[row], strict=True))
     ]
-    return TokenTable(rows, columns=["prompt", "index", "token", "projection"])
+    table = TokenTable(rows, columns=["prompt", "index", "token", "projection"])
+    table.attrs["prompt_lengths"] = dict(enumerate(tokens.prompt_lengths))
+    table.attrs["what"] = f"projection on {d.name}, layer {d.layer}"
+    return table
 
 
 def streamed(
@@ -290,14 +299,3 @@ def _finite(x: Tensor, layers: Sequence[int], site: str, axis: int = 1) -> Tenso
     raise InputError(
         f"{what} layer {layer} is NaN or infinite; load the model with dtype=torch.float32."
     )
-
-
-def _span(token: str, index: int, value: Any, scale: float) -> str:
-    """A token on a background of its colour."""
-    known = isinstance(value, int | float) and value == value
-    share = min(abs(value) / scale, 1.0) if known else 0.0
-    colour = "213,94,0" if known and value > 0 else "0,114,178"
-    text = escape(token).replace("\n", "↵\n")
-    title = f"{value:.4g} at token {index}" if known else f"token {index}"
-    background = f"background:rgba({colour},{0.8 * share:.2f})"
-    return f'<span style="{background}" title="{escape(title)}">{text}</span>'

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
-from rolelens.cli import exports, prompts, scores, vectors
+from rolelens.cli import exports, prompts, scores, talk, vectors
 
 app = typer.Typer(
     name="rolelens",
     help="What does a role do inside a language model? Extract role vectors and other directions, "
     "steer and ablate with them, sweep them against tasks and read them back as text.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -38,6 +37,8 @@ for command in (
     vectors.demo,
     vectors.extract,
     vectors.contrast,
+    talk.steer,
+    talk.chat,
     scores.evaluate,
     scores.sweep,
     scores.search,

@@ -6,10 +6,11 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import pandas as pd
 import typer
@@ -17,6 +18,7 @@ import typer
 from rolelens import forward, loading
 from rolelens.errors import InputError, writing
 from rolelens.forward import Named
+from rolelens.hooks import Steering, ablate, add
 from rolelens.lens import Lens
 from rolelens.progress import quiet
 from rolelens.sweeps import Estimate, duration
@@ -41,7 +43,9 @@ TaskName = Annotated[
     str,
     typer.Argument(
         help="'mini' (shipped); 'mmlu', 'truthfulqa', 'gsm8k', 'svamp' (from the hub); "
-        "'arithmetic'; a file or folder of questions, problems or texts."
+        "'arithmetic'; a CSV, JSONL or JSON file, or a folder. Columns of questions: question, "
+        "answer (a letter, an index from 0 or an option's text) and options, or A, B, ...; of "
+        "problems: question, answer; of texts: text; of all: id, domain."
     ),
 ]
 Name = Annotated[
@@ -100,14 +104,29 @@ LONG = 2e13
 """Operations of a run that takes minutes on a few cores."""
 LUCK = "The best of many cells is partly luck: confirm it on other items."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no notes.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the file where there is one.")]
+SteeringFile = Annotated[
+    Path | None, typer.Option(help="Steer with a file of --save-best, or of Steering.save.")
+]
+OfVectors = Annotated[Path | None, typer.Option(help="Steer with one of the directions of a file.")]
+Layer = Annotated[int | None, typer.Option(help="Its layer, with --vectors.")]
+Position = Annotated[
+    int | None, typer.Option(help="Its position, with --vectors; the last by default.")
+]
+Alpha = Annotated[float | None, typer.Option(help="Strength, raw, with --vectors; 1 by default.")]
+Ablate = Annotated[
+    bool, typer.Option("--ablate", help="Ablate the direction instead of adding it.")
+]
 
 
 @contextlib.contextmanager
 def plainly(silent: bool = False) -> Iterator[None]:
     """Bad input ends with one sentence and exit code 2, not with a traceback."""
     try:
-        with quiet(silent):
+        with quiet(silent), warnings.catch_warnings():
+            warnings.showwarning = _note
+            warnings.simplefilter("ignore" if silent else "default", UserWarning)
             yield
     except InputError as error:
         print(f"rolelens: {error}", file=sys.stderr)
@@ -147,6 +166,19 @@ def tell_estimate(as_json: bool, estimate: Estimate) -> None:
     tell(as_json, dataclasses.asdict(estimate) | {"seconds": estimate.seconds}, str(estimate))
 
 
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one sentence, without where in the code it was raised."""
+    if issubclass(category, UserWarning):
+        print(f"note: {message}", file=sys.stderr)
+
+
 def tell(as_json: bool, content: dict[str, Any], text: str) -> None:
     """Print a result, for machines or for people."""
     print(json.dumps(content) if as_json else text)
@@ -159,8 +191,15 @@ def numbers(name: str, text: str | None, kind: type) -> list[Any] | None:
     try:
         if kind is int and text.count("-") == 1 and not text.startswith("-"):
             first, last = map(int, text.split("-"))
+            if last < first:
+                raise InputError(
+                    f"{name} is {text!r}, which counts down; write the lower number first: "
+                    f"{last}-{first}."
+                )
             return list(range(first, last + 1))
         return [kind(part) for part in text.split(",")]
+    except InputError:
+        raise
     except ValueError:
         raise InputError(
             f"{name} is {text!r}; it has to be numbers with commas between, such as 8,12,16."
@@ -187,6 +226,53 @@ def load_vectors(vectors: Path | None, names: list[str] | None) -> Directions:
         raise InputError("no vectors; name a file written by 'rolelens extract' or 'contrast'.")
     loaded = Directions.load(vectors)
     return loaded[names] if names else loaded
+
+
+def load_steering(
+    steering: Path | None,
+    vectors: Path | None,
+    name: str | None,
+    layer: int | None,
+    position: int | None,
+    alpha: float | None,
+    remove: bool,
+) -> Callable[[Lens], Steering]:
+    """What the options say is done, read and checked before any model is loaded.
+
+    Returns:
+        The steering, once there is a model to check it on.
+
+    Raises:
+        InputError: options that have no effect or contradict each other, or files that cannot be
+            read.
+    """
+    given = {"--name": name, "--layer": layer, "--position": position, "--alpha": alpha}
+    given["--ablate"] = remove or None
+    unused = [option for option, value in given.items() if value is not None]
+    if vectors is None and unused:
+        raise InputError(f"{unused[0]} is about a direction of --vectors; name a file of vectors.")
+    if vectors is not None and steering is not None:
+        raise InputError("--vectors and --steering both say how to steer; give one of them.")
+    saved = Steering() if steering is None else Steering.load(steering)
+    loaded = None if vectors is None else Directions.load(vectors)
+
+    def on(lens: Lens) -> Steering:
+        done = saved
+        if loaded is not None:
+            if name is None or layer is None:
+                raise InputError(
+                    "--vectors needs --name and --layer: say which direction to steer with."
+                )
+            if remove and alpha is not None:
+                raise InputError(
+                    f"--alpha is {alpha}, and --ablate has no strength; leave one out."
+                )
+            d = loaded.direction(name, layer, position)
+            done = ablate(d, lens) if remove else add(d, 1.0 if alpha is None else alpha)
+        done.check(lens.source, lens.n_layers)
+        return done
+
+    return on
 
 
 def load_items(task: str, shots: int, domains: list[str] | None) -> AnyTask:
@@ -216,8 +302,15 @@ def check_save_best(path: Path | None, vectors: Directions) -> None:
         )
 
 
-def check_out(path: Path | None) -> None:
-    """Refuse, before hours of work, a file that cannot be written after them."""
+def check_out(path: Path | None, *, force: bool = True) -> None:
+    """Refuse, before hours of work, a file that cannot be written after them.
+
+    Args:
+        path: the file.
+        force: whether one that is there may be overwritten.
+    """
+    if path is not None and not force and path.is_file():
+        raise InputError(f"{path} exists already; name another file, or pass --force.")
     if path is not None:
         if path.is_dir():
             raise InputError(f"{path} is a folder; name a file in it.")

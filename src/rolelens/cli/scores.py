@@ -9,24 +9,30 @@ import typer
 from rolelens import prompts, runs, tasks
 from rolelens.cli.options import (
     LUCK,
+    Ablate,
+    Alpha,
     Alphas,
     Device,
     Domains,
     DryRun,
     Dtype,
     Json,
+    Layer,
     Layers,
     MaxNewTokens,
     Method,
     Model,
     Name,
     Names,
+    OfVectors,
     Out,
+    Position,
     Positions,
     Prompts,
     Quiet,
     SaveBest,
     Shots,
+    SteeringFile,
     Stored,
     TaskName,
     TokenSelection,
@@ -38,6 +44,7 @@ from rolelens.cli.options import (
     grid,
     load_items,
     load_model,
+    load_steering,
     load_vectors,
     plainly,
     read_text,
@@ -46,9 +53,8 @@ from rolelens.cli.options import (
     tell_estimate,
     write,
 )
-from rolelens.errors import InputError, unknown
-from rolelens.hooks import Steering, ablate, add
-from rolelens.lens import Lens
+from rolelens.errors import unknown
+from rolelens.hooks import Steering
 from rolelens.sweeps import estimate as run_estimate
 from rolelens.sweeps import search as run_search
 from rolelens.sweeps import status as store_status
@@ -58,23 +64,13 @@ from rolelens.vectors import Directions
 
 def evaluate(
     task: TaskName = "mini",
-    steering: Annotated[
-        Path | None, typer.Option(help="Steer with a file of --save-best, or of Steering.save.")
-    ] = None,
-    vectors: Annotated[
-        Path | None, typer.Option(help="Steer with one of the directions of a file.")
-    ] = None,
+    steering: SteeringFile = None,
+    vectors: OfVectors = None,
     name: Name = None,
-    layer: Annotated[int | None, typer.Option(help="Its layer, with --vectors.")] = None,
-    position: Annotated[
-        int | None, typer.Option(help="Its position, with --vectors; the last by default.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Strength, raw, with --vectors; 1 by default.")
-    ] = None,
-    remove: Annotated[
-        bool, typer.Option("--ablate", help="Ablate the direction instead of adding it.")
-    ] = False,
+    layer: Layer = None,
+    position: Position = None,
+    alpha: Alpha = None,
+    remove: Ablate = False,
     domain: Domains = None,
     shots: Shots = 0,
     method: Method = None,
@@ -87,22 +83,10 @@ def evaluate(
 ) -> None:
     """Score a task, steered or not, by domain with 95 % intervals."""
     with plainly(silent):
-        of_vectors = {"--name": name, "--layer": layer, "--position": position, "--alpha": alpha}
-        of_vectors["--ablate"] = remove or None
-        unused = [option for option, value in of_vectors.items() if value is not None]
-        if vectors is None and unused:
-            raise InputError(
-                f"{unused[0]} is about a direction of --vectors; name a file of vectors."
-            )
-        if vectors is not None and steering is not None:
-            raise InputError("--vectors and --steering both say how to steer; give one of them.")
         items = load_items(task, shots, domain)
-        done = Steering() if steering is None else Steering.load(steering)
-        loaded = None if vectors is None else Directions.load(vectors)
+        steered = load_steering(steering, vectors, name, layer, position, alpha, remove)
         lens = load_model(model, dtype, device)
-        if loaded is not None:
-            done = _steering(lens, loaded, name, layer, position, alpha, remove)
-        done.check(lens.source, lens.n_layers)
+        done = steered(lens)
         scored = tasks.evaluate(lens, items, done, method, **task_options(max_new_tokens))
         table = scored.table().reset_index()
         content = {
@@ -114,24 +98,6 @@ def evaluate(
         }
         text = f"{table.round(3).to_string(index=False)}\n\n{scored}\nsteering: {done}"
         tell(as_json, content, text)
-
-
-def _steering(
-    lens: Lens,
-    vectors: Directions,
-    name: str | None,
-    layer: int | None,
-    position: int | None,
-    alpha: float | None,
-    remove: bool,
-) -> Steering:
-    """What the options say about a direction of a file."""
-    if name is None or layer is None:
-        raise InputError("--vectors needs --name and --layer: say which direction to steer with.")
-    if remove and alpha is not None:
-        raise InputError(f"--alpha is {alpha}, and --ablate has no strength; leave one out.")
-    direction = vectors.direction(name, layer, position)
-    return ablate(direction, lens) if remove else add(direction, 1.0 if alpha is None else alpha)
 
 
 def sweep(
@@ -309,6 +275,13 @@ def paper(
             "the same shape."
         ),
     ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="A role; repeat for several. All by default.")
+    ] = None,
+    domain: Domains = None,
+    questions: Annotated[
+        int | None, typer.Option(help="So many questions of each domain; all by default.")
+    ] = None,
     method: Method = None,
     nulls: Annotated[int, typer.Option(help="Nulls of each kind for a role of each domain.")] = 1,
     folds: Annotated[
@@ -333,13 +306,19 @@ def paper(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Run the role-vectors paper on a model, and report what survives; takes hours."""
+    """Run the role-vectors paper on a model, and report what survives.
+
+    All of it takes hours; with --role, --domain and --questions it takes minutes.
+    """
     with plainly(silent):
         stored = None if vectors is None else Directions.load(vectors)
         read = None if text is None else read_text(text)
         lens = load_model(model, dtype, device)
         asked: dict[str, Any] = {
             "data": data,
+            "roles": role,
+            "domains": domain,
+            "questions": questions,
             "vectors": stored,
             "method": tasks.checked_method(method),
             "n_nulls": nulls,

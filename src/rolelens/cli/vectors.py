@@ -11,6 +11,7 @@ from rolelens.cli.options import (
     Base,
     Device,
     Dtype,
+    Force,
     Json,
     Model,
     Prompts,
@@ -62,6 +63,7 @@ def extract(
             help="Contrast the base prompts with and without 'You are a {role}.' instead."
         ),
     ] = False,
+    force: Force = False,
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
@@ -70,7 +72,7 @@ def extract(
 ) -> None:
     """Compute role vectors and save them with their provenance."""
     with plainly(silent):
-        check_out(out)
+        check_out(out, force=force)
         known = prompts.load_roles(role_prompts)
         chosen = role or list(known)
         for name in [] if system else chosen:
@@ -99,6 +101,7 @@ def contrast(
     raw: Annotated[
         bool, typer.Option("--raw", help="Take the prompts as texts, without the chat format.")
     ] = False,
+    force: Force = False,
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
@@ -107,7 +110,7 @@ def contrast(
 ) -> None:
     """Compute the difference-in-means between any two sets of prompts, and save it."""
     with plainly(silent):
-        check_out(out)
+        check_out(out, force=force)
         wanted = numbers("--layers", layers, int)
         sets = prompts.load_base(positive), prompts.load_base(negative)
         lens = load_model(model, dtype, device)

@@ -14,6 +14,7 @@ from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown, write_whole
 from rolelens.evidence.controls import Headroom
 from rolelens.evidence.families import Effect, effect_table
+from rolelens.evidence.wording import Amount
 from rolelens.hooks import Steering
 from rolelens.rows import parsed
 from rolelens.sweeps import Cell
@@ -46,6 +47,25 @@ class Study(Shown):
     prompted: tuple[Effect, ...] = ()
     cells: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict)
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The study in one sentence: how many directions act, and what would have shown."""
+        below = [domain for domain, room in self.headroom.items() if not room.above_chance]
+        at_chance = f"at chance in {len(below)} of {len(self.headroom)} domains" if below else ""
+        if not self.effects:
+            return f"No direction was tried: the model is {at_chance or 'not asked anything'}."
+        shown = [effect for effect in self.effects if effect.is_shown]
+        told = f"{len(shown)} of {len(self.effects)} directions beyond chance on held-out items"
+        if shown:
+            told += f": {', '.join(effect.name for effect in shown)}"
+        amount = Amount(self.measure)
+        least = min((e.detectable for e in self.effects if e.detectable is not None), default=None)
+        if least is None:
+            told += "; on so few items this run could not have shown any change"
+        else:
+            told += f"; this run could have shown a change of {amount.shown(least)}"
+        return f"{told}. The model is {at_chance}." if at_chance else f"{told}."
 
     @property
     def verdicts(self) -> list[str]:

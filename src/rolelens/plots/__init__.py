@@ -2,8 +2,9 @@
 
 from rolelens.plots.curves import projections, separation, separation_map
 from rolelens.plots.personas import drift, persona_map
-from rolelens.plots.readings import confusion, rates
+from rolelens.plots.readings import confusion, rates, turns
 from rolelens.plots.scores import heatmap, transfer
+from rolelens.plots.static import svg
 from rolelens.plots.style import styled
 from rolelens.plots.vectors import (
     agreement,
@@ -34,5 +35,7 @@ __all__ = [
     "separation",
     "separation_map",
     "styled",
+    "svg",
     "transfer",
+    "turns",
 ]

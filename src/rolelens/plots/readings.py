@@ -1,9 +1,11 @@
 """Figures of what directions read as."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from rolelens.plots.style import COLOURS, SEQUENTIAL, filled, panel, styled
+from rolelens.plots.style import COLOURS, SEQUENTIAL, filled, line, panel, styled
 
 
 def rates(table: pd.DataFrame) -> go.Figure:
@@ -54,3 +56,28 @@ def confusion(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="read as", tickangle=-45)
     figure.update_yaxes(title="direction of", autorange="reversed")
     return styled(figure, "As which role directions are read", height=260 + 22 * len(table))
+
+
+def turns(
+    roles: Sequence[str], projections: Sequence[float | None], what: str = "direction"
+) -> go.Figure:
+    """What every turn of a conversation projects to, in the order in which they were said.
+
+    Args:
+        roles: who says each turn.
+        projections: the mean of its tokens (residual units); None where it is not known.
+        what: on which direction.
+    """
+    figure = go.Figure()
+    for n, role in enumerate(dict.fromkeys(roles)):
+        places = [
+            k
+            for k, (r, value) in enumerate(zip(roles, projections, strict=True))
+            if r == role and value is not None
+        ]
+        values = [float(projections[k] or 0.0) for k in places]
+        figure.add_trace(line(role, [k + 1 for k in places], values, n, "projection", along="turn"))
+    figure.add_hline(y=0.0, line_dash="dot", line_color="#666666")
+    figure.update_xaxes(title="turn")
+    figure.update_yaxes(title="mean projection")
+    return styled(figure, f"Turns projected on {what}", height=300).update_layout(width=520)

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rolelens.errors import InputError
+from rolelens.plots.static import Figure
 
 # Okabe-Ito: told apart with all common kinds of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -15,8 +16,8 @@ SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 WIDTH = 800
 
 
-def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
-    """Give a figure the look that all have."""
+def styled(figure: go.Figure, title: str, height: int = 420) -> Figure:
+    """Give a figure the look that all have, and a static form."""
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "font": {"size": 16}, "x": 0, "xref": "paper", "xanchor": "left"},
@@ -25,7 +26,7 @@ def styled(figure: go.Figure, title: str, height: int = 420) -> go.Figure:
         height=height,
         margin={"l": 80, "r": 30, "t": 80, "b": 60},
     )
-    return figure
+    return Figure(figure)
 
 
 def line(

@@ -16,6 +16,8 @@ from rolelens.vectors.direction import position_text
 from rolelens.vectors.geometry import PCA
 
 Box: TypeAlias = tuple[float, float, float, float]
+NUMBERED = 16
+"""Names at most whose cosines are written into the cells."""
 LABEL, PLANE = 11, 520
 """Size of the labels of a plane of names, and how wide and high it is about, in pixels."""
 
@@ -27,6 +29,8 @@ def cosines(vectors: Directions, layer: int, position: int | None = None) -> go.
     figure = panel(frame, "cosine", DIVERGING, (-1.0, 1.0))
     figure.update_xaxes(tickangle=-45)
     figure.update_yaxes(autorange="reversed")
+    if len(vectors.names) <= NUMBERED:
+        figure.update_traces(text=frame.round(2).astype(str).to_numpy(), texttemplate="%{text}")
     where = position_text(vectors.positions[vectors.column(position)])
     title = f"Cosine between the directions of layer {layer}, position {where}"
     return styled(figure, title, height=max(420, 260 + 22 * len(vectors.names)))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens import forward, stats
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown
 from rolelens.forward import Pooled
 from rolelens.lens import Lens
@@ -23,8 +24,8 @@ AGAIN = "{prompt}\n\nRead the question again: {prompt}"
 """How a problem is put before its gold answer (re-reading, 2309.06275)."""
 
 
-@dataclass(frozen=True)
-class Contrast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast(Shown):
     """Activations of answers that have what a direction is to stand for, and of others.
 
     Attributes:
@@ -61,6 +62,17 @@ class Contrast:
             contrast=f"{self.what}, {type(estimator).__name__}",
             kind="answer",
         )
+
+    def card(self) -> Card:
+        """What is contrasted, where, and how many questions came in."""
+        layers = [*self.labelled]
+        facts = {
+            "what": self.what,
+            "site": self.site,
+            "layers": f"{layers[0]} to {layers[-1]}",
+            "questions": ", ".join(f"{n} {why}" for why, n in self.counts.items()),
+        }
+        return Card("Contrast", facts, "contrast.directions(estimator), contrast.reads(vectors)")
 
     def reads(self, vectors: Directions) -> pd.DataFrame:
         """How well directions tell the two kinds of answers to a question apart.

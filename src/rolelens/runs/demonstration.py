@@ -18,7 +18,7 @@ from rolelens.progress import Say
 from rolelens.prompts import digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.residuals import activations
-from rolelens.stats import in_points, projections, separation
+from rolelens.stats import Separation, in_points, projections, separation
 from rolelens.sweeps import Cell, sweep
 from rolelens.tasks import Scores, Task, evaluate, load_task
 from rolelens.vectors import Directions, check_sources
@@ -29,6 +29,9 @@ DEPTH = 0.55
 """Where text is steered, as a share of the layers: late enough for the role to be separable."""
 SWEEP_DEPTHS = (0.25, 0.4, 0.55, 0.7)
 ALPHA = 3.0
+RANDOM = "random direction, same norm"
+SHOWN = 8
+"""Names whose histograms and readings a report shows at most."""
 
 
 def describe(
@@ -64,7 +67,9 @@ def describe(
     _texts(lens, vectors, layer, report, say)
     measured = _measured_with(vectors, roles, base)
     if measured:
-        _separations(lens, measured, base, report, say)
+        results = _separations(lens, measured, base, report, say)
+        best = ", ".join(f"{r.name} {max(r.auroc):.2f} (layer {r.best_layer})" for r in results)
+        report.headline(f"Held-out prompts against base prompts, highest AUROC: {best}.")
     else:
         report.text(
             "No separation is shown: the prompts at hand are not those that the vectors were "
@@ -74,7 +79,7 @@ def describe(
     report.figure(plots.norms(vectors, vectors.last_position))
     if len(vectors.names) > 1:
         report.figure(plots.cosines(vectors, layer, vectors.last_position))
-    _reading(lens, vectors[vectors.names[0]], layer, report, say)
+    _readings(lens, vectors, layer, report, say)
     report.provenance(lens.source)
     return report.save(out).resolve()
 
@@ -105,7 +110,7 @@ def demo(lens: Lens, out: str | Path, *, say: Say = print, task: Task[Any] | Non
     _texts(lens, vectors, layer, report, say)
     _separations(lens, roles, base, report, say)
     _effect(lens, vectors[ROLES[0]], load_task("mini") if task is None else task, report, say)
-    _reading(lens, vectors[ROLES[0]], layer, report, say)
+    _readings(lens, vectors[ROLES[0]], layer, report, say)
     report.provenance(lens.source)
     path = report.save(Path(out) / "report.html").resolve()
     say(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. The report: {path}")
@@ -127,17 +132,19 @@ def _measured_with(
 
 def _texts(lens: Lens, vectors: Directions, layer: int, report: Report, say: Say) -> None:
     say(f"Text: '{QUESTION}', unsteered and with each vector added at layer {layer} (10 seconds)")
-    steerings = [Steering()]
-    steerings += [add(vectors.direction(name, layer), ALPHA) for name in vectors.names]
+    directions = [vectors.direction(name, layer) for name in vectors.names]
+    directions.append(directions[0].random_like())
+    steerings = [Steering(), *(add(d, ALPHA) for d in directions)]
     answers = lens.generate([QUESTION] * len(steerings), hooks=by_row(steerings), max_new_tokens=45)
-    labels = ["unsteered", *(f"as {name}" for name in vectors.names)]
+    labels = ["unsteered", *(f"as {name}" for name in vectors.names), RANDOM]
     texts = list(zip(labels, answers, strict=True))
     for label, text in texts:
         say(f"    {label}: {' '.join(text.split())}")
     report.heading("Steered text")
     report.text(
         f"'{QUESTION}', answered greedily while {ALPHA:g} times the vector is added to the "
-        f"residual stream entering layer {layer}, at every token."
+        f"residual stream entering layer {layer}, at every token. The random direction is as long "
+        f"as that of {vectors.names[0]}: what disturbance alone does."
     )
     report.texts(texts)
 
@@ -148,7 +155,7 @@ def _separations(
     base: Sequence[str],
     report: Report,
     say: Say,
-) -> None:
+) -> list[Separation]:
     say("Separation of held-out role prompts from base prompts, by layer (30 seconds)")
     generic = activations(lens, base, positions=[-1])[:, :, 0]
     projected = [
@@ -165,7 +172,9 @@ def _separations(
         "nothing can be told apart there, and the AUROC is exactly 0.5."
     )
     report.figure(plots.separation(results))
-    report.figure(plots.projections(projected[0]))
+    for values in projected[:SHOWN]:
+        report.figure(plots.projections(values))
+    return results
 
 
 def _effect(lens: Lens, vectors: Directions, task: Task[Any], report: Report, say: Say) -> None:
@@ -189,6 +198,7 @@ def _effect(lens: Lens, vectors: Directions, task: Task[Any], report: Report, sa
     where_chosen = result.cell(cell).accuracy - result.baseline.accuracy
     verdict = _verdict(cell, where_chosen, unsteered, effect, random)
     say(f"    {verdict}")
+    report.headline(verdict)
     report.heading("Does steering help to answer questions?")
     report.verdict(verdict)
     report.text(
@@ -197,7 +207,7 @@ def _effect(lens: Lens, vectors: Directions, task: Task[Any], report: Report, sa
         "and the cell with the best margin was kept. The table shows that cell on the other half: "
         f"{cell.steering}."
     )
-    report.table(_table({"role vector": effect, "random direction, same norm": random}))
+    report.table(_table({"role vector": effect, RANDOM: random}))
     report.figure(plots.heatmap(result, value="margin_gain"))
 
 
@@ -246,15 +256,20 @@ def _table(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _reading(lens: Lens, vectors: Directions, layer: int, report: Report, say: Say) -> None:
-    say("Patchscope: the vector added at a question about nothing (10 seconds)")
-    reading = patchscope(lens, vectors.at(layer), alpha=ALPHA)
-    pairs = [("unsteered", reading.baseline), ("steered", reading.text)]
+def _readings(lens: Lens, vectors: Directions, layer: int, report: Report, say: Say) -> None:
+    say("Patchscope: every vector added at a question about nothing (10 seconds)")
+    names = vectors.names[:SHOWN]
+    directions = [vectors.direction(name, layer) for name in names]
+    readings = patchscope(lens, [*directions, directions[0].random_like()], alpha=ALPHA)
+    pairs = [("unsteered", readings[0].baseline)]
+    pairs += [
+        (label, reading.text) for label, reading in zip([*names, RANDOM], readings, strict=True)
+    ]
     for label, text in pairs:
         say(f"    {label}: {' '.join(text.split())}")
     report.heading("Patchscope")
     report.text(
-        f"'{reading.prompt}', unsteered and with {ALPHA:g} times the vector of "
-        f"'{vectors.names[0]}' added at layer {layer}."
+        f"'{readings[0].prompt}', unsteered and with {ALPHA:g} times a vector of layer {layer} "
+        "added."
     )
     report.texts(pairs)

@@ -23,6 +23,9 @@ def estimate_paper(
     *,
     data: str | Path | None = None,
     vectors: Directions | None = None,
+    roles: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+    questions: int | None = None,
     method: Method = "letter",
     n_nulls: int = 1,
     seed: int = 0,
@@ -46,6 +49,9 @@ def estimate_paper(
         lens: the model.
         data: as for the run, like all that follows.
         vectors: likewise.
+        roles: likewise.
+        domains: likewise.
+        questions: likewise.
         method: likewise.
         n_nulls: likewise.
         seed: likewise.
@@ -59,16 +65,16 @@ def estimate_paper(
         alphas: likewise.
         unused: options of the run that cost nothing.
     """
-    roles, base, task = paper_data(data)
-    domains = {name: str(prompts.domain) for name, prompts in roles.items()}
-    names = list(vectors.tried if vectors is not None else roles)
-    some = one_each(names, domains)
+    sets, base, task = paper_data(data, roles, domains, questions, seed)
+    of_role = {name: str(prompts.domain) for name, prompts in sets.items()}
+    names = [name for name in (vectors.tried if vectors is not None else sets) if name in sets]
+    some = one_each(names, of_role)
     kinds = ("gaussian",) if vectors is not None else get_args(Kind)
     imitates = {
         f"{kind} {n} ~ {role}": role for role in some for kind in kinds for n in range(n_nulls)
     }
     stand_in = _stand_in(lens, names, imitates)
-    places = domains | {null: domains[role] for null, role in imitates.items()}
+    places = of_role | {null: of_role[role] for null, role in imitates.items()}
     first, second = task.folds(folds, seed)[0] if folds else task.split(share, seed)
     chosen_on, held_out = (tasks.prepare(lens, part, method) for part in (first, second))
     total = sweeps.estimate(
@@ -84,8 +90,8 @@ def estimate_paper(
     )
     middle = _cell(stand_in, (lens.n_layers * 2) // 5)
     costs = [_cost(lens, held_out, middle, len(names))]
-    for domain in dict.fromkeys(domains[name] for name in names):
-        of_domain = [name for name in names if domains[name] == domain]
+    for domain in dict.fromkeys(of_role[name] for name in names):
+        of_domain = [name for name in names if of_role[name] == domain]
         nulls = sum(places[null] == domain for null in imitates)
         part = _take(held_out, domain)
         costs.append(_cost(lens, part, middle, len(of_domain) + max(nulls, len(of_domain))))
@@ -96,7 +102,7 @@ def estimate_paper(
             costs.append(_cost(lens, few, everywhere, len(names) + randoms))
     more = max(folds or 1, 1) * sum(costs)
     if vectors is None:
-        tokens = lens.encode([prompt for prompts in [base, *roles.values()] for prompt in prompts])
+        tokens = lens.encode([prompt for prompts in [base, *sets.values()] for prompt in prompts])
         lengths = [len(ids) for ids in tokens.ids]
         more += forward.count_operations(lens.model).blocks(sum(lengths), mean(lengths))
     each = forward.count_operations(lens.model).each

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rolelens import evidence, plots, stats
-from rolelens.errors import InputError, write_whole
+from rolelens.errors import InputError, unknown, write_whole
 from rolelens.evidence import Study
 from rolelens.extraction import controlled_vectors
 from rolelens.lens import Lens
@@ -95,6 +96,9 @@ def paper(
     *,
     data: str | Path | None = None,
     vectors: Directions | None = None,
+    roles: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+    questions: int | None = None,
     method: Method = "letter",
     n_nulls: int = 1,
     seed: int = 0,
@@ -112,6 +116,9 @@ def paper(
             by default.
         vectors: taken in place of those that the prompts give; they may be of another model of the
             same shape, such as the instruct version of a base model. Their nulls are Gaussian.
+        roles: which roles; those of the domains by default.
+        domains: which domains; those of the roles by default.
+        questions: so many questions of each domain, drawn at random; all by default.
         method: how options are scored.
         n_nulls: nulls of each kind for one role of each domain.
         seed: of the halves, the nulls, the split and the search.
@@ -124,10 +131,10 @@ def paper(
     Raises:
         InputError: as for :func:`rolelens.study`, or the folder holds another run.
     """
-    start, out = time.monotonic(), Path(out)
-    roles, base, task = paper_data(data)
-    domains = {name: str(prompts.domain) for name, prompts in roles.items()}
-    digests = {name: digest(prompts) for name, prompts in {"base": base, **roles}.items()}
+    clock, out = _Clock(Path(out) / "seconds.json"), Path(out)
+    sets, base, task = paper_data(data, roles, domains, questions, seed)
+    of_role = {name: str(prompts.domain) for name, prompts in sets.items()}
+    digests = {name: digest(prompts) for name, prompts in {"base": base, **sets}.items()}
     _claim(
         out,
         {
@@ -140,39 +147,65 @@ def paper(
             "options": repr(sorted(options.items())),
         },
     )
-    if vectors is not None:
-        vectors = lens.adopt(vectors)
-        say(f"{len(vectors.names)} roles: {vectors.contrast}")
-        some = one_each(vectors.tried, domains)
-        halves, nulls = None, gaussian(vectors[some], n=n_nulls, seed=seed)
-        vectors.save(out / "vectors.safetensors")
-    else:
-        say(f"Vectors of {len(roles)} roles and their nulls")
-        controls = {"null_roles": one_each(list(roles), domains), "n": n_nulls, "seed": seed}
-        vectors, halves, nulls = _measured(lens, roles, base, out, controls)
-    study = evidence.study(
-        lens,
-        vectors,
-        task,
-        domains,
-        nulls=nulls,
-        halves=halves,
-        method=method,
-        seed=seed,
-        folder=out / "stores",
-        say=say,
-        **options,
-    )
-    study.save(out / "tables")
-    readings = _readings(lens, study)
-    if len(readings):
-        write_whole(out / "tables" / "readings.csv", readings.to_csv(index=False))
+    with clock:
+        if vectors is not None:
+            vectors = lens.adopt(vectors)
+            if roles or domains:
+                vectors = vectors[[name for name in vectors.names if name in sets]]
+            say(f"{len(vectors.names)} roles: {vectors.contrast}")
+            some = one_each(vectors.tried, of_role)
+            halves, nulls = None, gaussian(vectors[some], n=n_nulls, seed=seed)
+            vectors.save(out / "vectors.safetensors")
+        else:
+            say(f"Vectors of {len(sets)} roles and their nulls")
+            controls = {"null_roles": one_each(list(sets), of_role), "n": n_nulls, "seed": seed}
+            vectors, halves, nulls = _measured(lens, sets, base, out, controls)
+        study = evidence.study(
+            lens,
+            vectors,
+            task,
+            of_role,
+            nulls=nulls,
+            halves=halves,
+            method=method,
+            seed=seed,
+            folder=out / "stores",
+            say=say,
+            **options,
+        )
+        study.save(out / "tables")
+        readings = _readings(lens, study)
+        if len(readings):
+            write_whole(out / "tables" / "readings.csv", readings.to_csv(index=False))
     for effect in study.effects:
         say(f"    {effect.verdict}")
+    say(study.headline)
     report = _report(lens, study, readings, task, method, vectors.contrast)
     path = report.save(out / "report.html").resolve()
-    say(f"Done in {(time.monotonic() - start) / 60:.1f} minutes. The report: {path}")
+    say(f"Done in {clock}. The report: {path}")
     return path
+
+
+class _Clock:
+    """How long a run took, what was interrupted before included."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._parts: list[float] = []
+
+    def __enter__(self) -> None:
+        self._parts = parsed(self._file) if self._file.exists() else []
+        self._start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._parts = [*self._parts, round(time.monotonic() - self._start, 1)]
+        write_whole(self._file, json.dumps(self._parts) + "\n")
+
+    def __str__(self) -> str:
+        last, total = self._parts[-1] / 60, sum(self._parts) / 60
+        if len(self._parts) == 1:
+            return f"{last:.1f} minutes"
+        return f"{last:.1f} minutes ({total:.1f} in all, in {len(self._parts)} parts)"
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:
@@ -230,6 +263,7 @@ def _readings(lens: Lens, study: Study) -> pd.DataFrame:
                 "imitates": imitated or "",
                 "named": _names(imitated or d.name, reading.text),
                 "text": reading.text,
+                "unsteered": reading.baseline,
             }
         )
     return pd.DataFrame(rows)
@@ -240,15 +274,77 @@ def _names(role: str, text: str) -> bool:
     return all(word.lower().rstrip("s") in text.lower() for word in role.split())
 
 
-def paper_data(folder: str | Path | None) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
-    """Role prompts, base prompts and questions: the shipped ones, or those of a folder."""
+def paper_data(
+    folder: str | Path | None,
+    roles: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+    questions: int | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
+    """Role prompts, base prompts and questions, as many as :func:`paper` is asked for."""
+    return _some(*_data(folder), roles, domains, questions, seed)
+
+
+def _data(folder: str | Path | None) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
+    """The shipped prompts and questions, or those of a folder."""
     if folder is None:
         return load_roles(), load_base(), load_task("mini")
     root = Path(folder)
+    for part in ("role_prompts", "base_prompts/train.json", "mmlu_paper_split"):
+        if not (root / part).exists():
+            raise InputError(
+                f"no {str(root / part)!r}; data is a folder with role_prompts, "
+                "base_prompts/train.json and mmlu_paper_split as in the authors' repository."
+            )
     roles = load_roles(root / "role_prompts")
     most = max(map(len, roles.values()))
     base = load_base(root / "base_prompts" / "train.json")[:most]
     return roles, base, load_task(root / "mmlu_paper_split")
+
+
+def _some(
+    sets: Mapping[str, RolePrompts],
+    base: list[str],
+    task: AnyTask,
+    roles: Sequence[str] | None,
+    domains: Sequence[str] | None,
+    questions: int | None,
+    seed: int,
+) -> tuple[dict[str, RolePrompts], list[str], AnyTask]:
+    """The part of the experiment that is asked for.
+
+    Raises:
+        InputError: an unknown role or domain, a role of another domain, or too few questions.
+    """
+    for role in roles or ():
+        if role not in sets:
+            raise unknown("role", role, sets)
+    chosen = {name: sets[name] for name in roles or sets}
+    if domains:
+        for domain in domains:
+            if domain not in task.domains:
+                raise unknown("domain", domain, task.domains)
+        for role in roles or ():
+            if chosen[role].domain not in domains:
+                raise InputError(
+                    f"the role {role!r} is of the domain {chosen[role].domain!r}, and domains is "
+                    f"{list(domains)}; name its domain as well, or leave the role out."
+                )
+        chosen = {name: role for name, role in chosen.items() if role.domain in domains}
+        task = task.domain(*domains)
+    elif roles:
+        task = task.domain(*sorted({str(role.domain) for role in chosen.values()}))
+    if questions is None:
+        return chosen, base, task
+    if questions < 4:
+        raise InputError(f"questions is {questions}; a domain needs 4 at least, 2 of each half.")
+    rng = np.random.default_rng(seed)
+    items: Sequence[Any] = task.items
+    kept: list[int] = []
+    for domain in task.domains:
+        here = [n for n, item in enumerate(items) if item.domain == domain]
+        kept += sorted(rng.permutation(here)[:questions].tolist())
+    return chosen, base, task.take(kept)
 
 
 def _report(
@@ -264,9 +360,19 @@ def _report(
         f"Directions: {contrast}. Cells chosen on one part of {len(task)} questions and tried on "
         f"the rest; {method} tasks.",
     )
+    report.headline(study.headline)
     report.heading("What was found")
-    for line in study.verdicts:
-        report.verdict(line)
+    for effect in study.effects:
+        if effect.is_shown:
+            report.verdict(effect.verdict)
+    others = [effect.verdict for effect in study.effects if not effect.is_shown]
+    at_chance = study.verdicts[: len(study.verdicts) - len(study.effects)]
+    if study.effects:
+        report.figure(plots.transfer(study.table("transfer")))
+    if at_chance:
+        report.verdicts(at_chance, f"{len(at_chance)} domains in which the model is at chance")
+    if others:
+        report.verdicts(others, f"{len(others)} directions with nothing beyond chance, one by one")
     report.heading("What the unsteered model can do")
     report.table(
         pd.DataFrame(
@@ -301,8 +407,6 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
         "very cell, as strong: what disturbance alone does."
     )
     report.table(_columns(study.table(), TABLE_3))
-    report.heading("Every role in every domain")
-    report.figure(plots.transfer(study.table("transfer")))
     report.heading("Chosen cells, and nulls that were searched in the same way")
     report.text(
         "Strength is the norm of what is added, as a share of the norm of the residual stream. "
@@ -324,15 +428,28 @@ def _findings(study: Study, readings: pd.DataFrame, report: Report) -> None:
     report.text(
         f"Answers to {PROMPT!r} while a direction is added with alpha 3. "
         f"{_rate(readings[~null])} roles are named by their direction's answer; of the nulls, "
-        f"{_rate(readings[null])} name the role that they imitate."
+        f"{_rate(readings[null])} name the role that they imitate. Beside each stands the answer "
+        "under a null that imitates it, where there is one."
     )
-    report.table(readings[~null].drop(columns="imitates").rename(columns={"name": "role"}))
+    report.texts([("unsteered", str(readings["unsteered"].iloc[0]))])
+    report.table(_beside(readings[~null], readings[null]))
     if study.ablation:
         report.heading("Directions removed (the paper's Table 5)")
         report.table(_columns(study.table("ablation"), TABLE_5))
     if study.prompted:
         report.heading("The role as a prompt, without steering")
         report.table(_columns(study.table("prompted"), PROMPTED))
+
+
+def _beside(roles: pd.DataFrame, nulls: pd.DataFrame) -> pd.DataFrame:
+    """What each direction reads as, beside a null that imitates it."""
+    first = nulls.drop_duplicates("imitates").set_index("imitates")["text"]
+    columns = ["name", "layer", "position", "named", "text"]
+    return (
+        roles[columns]
+        .assign(null=roles["name"].map(first).fillna(""))
+        .rename(columns={"name": "role", "text": "steered", "null": "under a null"})
+    )
 
 
 def _rate(readings: pd.DataFrame) -> str:

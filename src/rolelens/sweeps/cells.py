@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
+from rolelens.display import Card, Shown
 from rolelens.errors import InputError, listed, unique, unknown
 from rolelens.forward import Named, checked_selection
 from rolelens.hooks import Steering, Step
@@ -22,8 +23,8 @@ DEFAULT_ALPHAS = {"add": (1.0, 3.0), "add_rescaled": (1.0, 3.0), "ablate": (1.0,
 """Strengths of a grid where none are named (2502.12055)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cell(Shown):
     """One steered configuration: what is done in it, and what it is called.
 
     Attributes:
@@ -54,6 +55,14 @@ class Cell:
             "position": self.position,
             "alpha": self.alpha,
         }
+
+    def card(self) -> Card:
+        """What it is called, and what is done in it."""
+        return Card(
+            "Cell",
+            {"cell": str(self), "steering": str(self.steering)},
+            "rl.evaluate(lens, held_out, cell.steering)",
+        )
 
     def __str__(self) -> str:
         parts = [f"{self.name!r} at layer {self.layer}"]

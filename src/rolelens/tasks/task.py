@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, runtime
 
 import numpy as np
 
+from rolelens.display import Card, Shown, cut
 from rolelens.errors import InputError, checked_seed, unknown
 
 
@@ -33,7 +34,7 @@ options (nats, a tensor), of a problem the text, of a text its log-probability a
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Task(Sequence[I], Generic[I]):
+class Task(Shown, Sequence[I], Generic[I]):
     """Items under a name.
 
     Attributes:
@@ -65,6 +66,18 @@ class Task(Sequence[I], Generic[I]):
                     "that no other has."
                 )
             ids.add(item.id)
+
+    def card(self) -> Card:
+        """Name, number of items, domains, and the first item."""
+        names = self.domains
+        facts = {
+            "name": self.name,
+            "items": str(len(self)),
+            "domains": ", ".join(name or "none" for name in names[:8])
+            + (", ..." if names[8:] else ""),
+            "first": cut(str(getattr(self.items[0], "text", self.items[0])), 80),
+        }
+        return Card(type(self).__name__, facts, "rl.evaluate(lens, task), task.split()")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self)} items)"
