@@ -92,12 +92,13 @@ def fusion_bound(
     # Every problem gets another's: the next in a shuffled ring.
     after = {one: moved[(n + 1) % len(moved)] for n, one in enumerate(moved)}
     others = [golds[after[n]] for n in range(len(golds))]
-    drawn = np.random.default_rng(seed).uniform(0, most, (len(prompts), trials, segments))
+    size = len(prompts), trials, segments
+    drawn = np.random.default_rng(seed).uniform(0, most, size).tolist()
     rows = _row("none", problems, lens.generate(prompts, max_new_tokens=max_new_tokens), lens)
     for gold, texts in (("true", golds), ("shuffled", others)):
         shifts = _shifts(lens, prompts, texts)
         steerings = [
-            _steering(lens, shifts[n], drawn[n, k])
+            _steering(lens, shifts[n], drawn[n][k])
             for n in range(len(prompts))
             for k in range(trials)
         ]
@@ -109,7 +110,7 @@ def fusion_bound(
         for n in range(len(prompts)):
             some = tried[n * trials : (n + 1) * trials]
             best = max(range(trials), key=lambda k: _worth(some[k]))
-            kept = {**some[best], "id": problems[n].id, "strengths": drawn[n, best].tolist()}
+            kept = {**some[best], "id": problems[n].id, "strengths": drawn[n][best]}
             rows.append(kept)
     return Fusion(pd.DataFrame(rows))
 
