@@ -331,7 +331,7 @@ def _some(
     rng = np.random.default_rng(seed)
     kept: list[int] = []
     for domain in task.domains:
-        here = [n for n, item in enumerate(task.items) if item.domain == domain]
+        here = [n for n in range(len(task)) if task[n].domain == domain]
         kept += sorted(rng.permutation(here)[:questions].tolist())
     return chosen, base, task.take(kept)
 
