@@ -95,7 +95,21 @@ def load(
         )
     if attn_implementation is not None:
         forward.choose_attention(bridge, attn_implementation)
-    return Lens(bridge, name=name, origin=origin, template=template)
+    lens = Lens(bridge, name=name, origin=origin, template=template)
+    if isinstance(model, str | Path):
+        path = Path(model).expanduser()
+        lens.loaded = {
+            "model": str(path.resolve()) if name not in embedded.NAMES and path.exists() else name,
+            "template": template,
+            "device": None if device_map else str(lens.model.cfg.device),
+            "device_map": device_map,
+            "dtype": str(checked_dtype(dtype, checked_device(device))).removeprefix("torch."),
+            "quantization_config": quantization_config,
+            "attn_implementation": attn_implementation,
+            "revision": hub.commit(getattr(bridge, "original_model", None)) or revision,
+            "trust_remote_code": trust_remote_code,
+        }
+    return lens
 
 
 def _loaded(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from torch import Tensor
+
 from rolelens.errors import InputError, listed, unique, unknown
 from rolelens.forward import Selection, checked_selection
 from rolelens.hooks import Steering, Step, add
@@ -17,6 +19,8 @@ from rolelens.vectors.direction import RESID_PRE
 
 Change: TypeAlias = Literal["add", "ablate"]
 Position: TypeAlias = int | None
+CellRow: TypeAlias = Sequence[Any]
+"""A cell in plain values, without the numbers of its directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,19 @@ class Cell:
 
 UNSTEERED = Cell(Steering(), "(unsteered)", -1, None, 0.0)
 """The model itself, which is a cell of every run."""
+
+
+def cell_row(cell: Cell) -> tuple[Any, ...]:
+    """Its name, layer, position and alpha, and what is done in it as JSON."""
+    return (*cell.label.values(), json.dumps(cell.steering.to_dict()))
+
+
+def restored_cell(row: CellRow, vectors: Mapping[str, Tensor]) -> Cell:
+    """What :func:`cell_row` told, with the vectors of its directions by their hashes."""
+    name, layer, position, alpha, steering = row
+    return Cell(
+        Steering.from_dict(json.loads(steering), vectors), name, int(layer), position, alpha
+    )
 
 
 @dataclass(frozen=True, eq=False)
