@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,9 @@ from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.sweeps.runners.pool import ATTEMPTS, Event, Runner
 from rolelens.sweeps.runners.work import Call, Known, Model, Outcome, Parcel, Worker
+
+PATIENCE = 60.0
+"""Seconds without any worker after which it is said what the cluster has."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class Ray(Runner):
         self._parcel: Parcel = Parcel("")
         self._events: deque[Event] = deque()
         self._began = False
-        self._wanted = 0
+        self._told = False
+        self._wanted, self._each = 0, 0.0
 
     @property
     def workers(self) -> int:
@@ -135,7 +141,7 @@ class Ray(Runner):
                     "one with 'ray start --head', or name another address."
                 ) from error
             self._began = True
-        gpus = float(self._wanted if self._gpus is None else self._gpus)
+        gpus = self._each = float(self._wanted if self._gpus is None else self._gpus)
         if self._wanted and not gpus:
             raise InputError("the model is on a GPU and gpus is 0; leave gpus out.")
         asked = ray.remote(_Actor).options(
@@ -182,7 +188,14 @@ class Ray(Runner):
         import ray
 
         while not self._events:
-            done, _ = ray.wait(list(self._flying), num_returns=1)
+            done, _ = ray.wait(list(self._flying), num_returns=1, timeout=PATIENCE)
+            if not done and not self._ready and not self._told:
+                self._told = True
+                print(
+                    f"rolelens: no worker of {self.threads} CPU(s) and {self._each:g} GPU(s) has "
+                    f"loaded the model yet; the cluster has {_held(ray.cluster_resources())}.",
+                    file=sys.stderr,
+                )
             for ref in done:
                 worker, number = self._flying.pop(ref)
                 try:
@@ -206,3 +219,8 @@ class Ray(Runner):
         if gpus:
             fitting = min(fitting, here.get("GPU", 0.0) // gpus)
         return max(1, int(fitting))
+
+
+def _held(resources: Mapping[str, float]) -> str:
+    """CPUs and GPUs in words."""
+    return " and ".join(f"{resources.get(kind, 0.0):g} {kind}s" for kind in ("CPU", "GPU"))

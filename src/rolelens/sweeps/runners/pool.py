@@ -51,7 +51,7 @@ class Runner(ABC):
 
     def __init__(self) -> None:
         self._kept = False
-        self._lens: Lens | None = None
+        self._model: Model | None = None
         self._known: Known | None = None
         self._ready: set[int] = set()
         self._numbers = itertools.count()
@@ -116,16 +116,16 @@ class Runner(ABC):
         Raises:
             InputError: as for :meth:`arguments`.
         """
-        arguments = self.arguments(lens)
-        if self._lens is lens:
+        model = Model(self.arguments(lens), facts(lens), self.threads)
+        if self._model == model:
             return
         self.close()
-        self.start(Model(arguments, facts(lens), self.threads))
-        self._lens = lens
+        self._model = model
+        self.start(model)
 
     def close(self) -> None:
         """End all workers; the next call starts others."""
-        self._lens = self._known = None
+        self._model = self._known = None
         self._ready.clear()
         self.stop()
 

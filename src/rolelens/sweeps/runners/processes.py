@@ -66,7 +66,6 @@ class Processes(Runner):
         for name, value in (("workers", workers), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it has to be 1 or more.")
-        self._model: Model | None = None
         self._processes: list[_Process] = []
         self._parcel = Parcel("")
         self._events: deque[Event] = deque()
@@ -97,8 +96,7 @@ class Processes(Runner):
 
     def start(self, model: Model) -> None:
         """Start them; each loads the model."""
-        self._model = model
-        self._processes = [self._started(n) for n in range(self._workers)]
+        self._processes = [self._started(n, model) for n in range(self._workers)]
 
     def stop(self) -> None:
         """End them, in the middle of a piece if need be."""
@@ -150,7 +148,8 @@ class Processes(Runner):
 
     def _restarted(self, n: int) -> Event:
         """Start another in the place of one that ended."""
-        worker = self._processes[n]
+        worker, model = self._processes[n], self._model
+        assert model is not None
         worker.pipe.close()
         worker.process.kill()
         code = worker.process.wait()
@@ -160,20 +159,19 @@ class Processes(Runner):
                 f"worker {n} ended {ATTEMPTS} times in a row without finishing anything ({by}); if "
                 "memory ran out, take fewer workers, else see what they wrote to standard error."
             )
-        self._processes[n] = self._started(n)
+        self._processes[n] = self._started(n, model)
         self._processes[n].ends = worker.ends + 1
         return Event("ended", n)
 
-    def _started(self, n: int) -> _Process:
+    def _started(self, n: int, model: Model) -> _Process:
         """A process that sees its GPU alone, from before torch is imported in it."""
-        assert self._model is not None
         ours, theirs = multiprocessing.Pipe()
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(self.threads),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        if self._model.arguments["device"] == "cuda":
+        if model.arguments["device"] == "cuda":
             visible = _visible()
             environment["CUDA_VISIBLE_DEVICES"] = visible[n % len(visible)]
         process = subprocess.Popen(
@@ -186,7 +184,7 @@ class Processes(Runner):
         )
         theirs.close()
         with suppress(OSError):
-            ours.send(self._model)
+            ours.send(model)
         return _Process(process, ours)
 
 

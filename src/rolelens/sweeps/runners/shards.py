@@ -25,17 +25,39 @@ def shards(engine: Engine[Any], pieces: Sequence[Piece], workers: int) -> list[l
         workers: how many there are.
     """
     costs = Costs(engine)
-    of_piece = [costs.of(piece) for piece in pieces]
-    total = sum(of_piece)
-    made: list[tuple[float, list[Piece]]] = []
-    for piece, cost in zip(pieces, of_piece, strict=True):
-        again = costs.again(piece)
-        size = max(total / (SHARDS * workers), min(WORTH * again, total / workers))
-        if made and again and made[-1][1][0].group == piece.group and made[-1][0] + cost / 2 < size:
+    made = cut(
+        [costs.of(piece) for piece in pieces],
+        [costs.again(piece) for piece in pieces],
+        [piece.group for piece in pieces],
+        workers,
+    )
+    return [[pieces[n] for n in shard] for shard in made]
+
+
+def cut(
+    costs: Sequence[float], again: Sequence[float], groups: Sequence[int], workers: int
+) -> list[list[int]]:
+    """Cut a row of pieces into shards, the dearest first.
+
+    Args:
+        costs: of each piece.
+        again: what its shard runs once beside, in the same unit; 0 where nothing is shared.
+        groups: which pieces share that; they stand together.
+        workers: how many there are.
+
+    Returns:
+        Which pieces each shard has.
+    """
+    total = sum(costs)
+    made: list[tuple[float, list[int]]] = []
+    for n, cost in enumerate(costs):
+        size = max(total / (SHARDS * workers), min(WORTH * again[n], total / workers))
+        same = bool(made) and again[n] > 0 and groups[made[-1][1][0]] == groups[n]
+        if same and made[-1][0] + cost / 2 < size:
             before, shard = made.pop()
-            made.append((before + cost, [*shard, piece]))
+            made.append((before + cost, [*shard, n]))
         else:
-            made.append((cost, [piece]))
+            made.append((cost, [n]))
     return [shard for _, shard in sorted(made, key=lambda entry: -entry[0])]
 
 
