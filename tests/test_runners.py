@@ -100,7 +100,7 @@ def pd_equal(first: Any, second: Any) -> None:
 
 
 def test_a_list_of_steerings_and_a_metric_of_ones_own(lens, vectors, two):
-    d, e = vectors.direction("0", 1, -1), vectors.direction("1", 2, -1)
+    d, e = vectors.direction("r0", 1, -1), vectors.direction("r1", 2, -1)
     what = {"sum": rl.add(d, 1.0, tokens="last") + rl.ablate(e, lens), "one": rl.add(e, -1.0)}
 
     def gap(item: Any, answer: Any) -> Any:
@@ -116,10 +116,10 @@ def test_a_list_of_steerings_and_a_metric_of_ones_own(lens, vectors, two):
 
 def test_a_search_by_processes_is_that_of_this_process(lens, vectors, two, tmp_path):
     questions = [
-        rl.Question(f"{n}", f"{q.question} {n}?", q.options, q.answer, "even" if n % 2 else "odd")
+        rl.Question(f"{n}", f"{q.text} {n}?", q.options, q.answer, "even" if n % 2 else "odd")
         for n, q in enumerate(QUESTIONS * 3)
     ]
-    domains = {"0": "even", "1": "odd"}
+    domains = {"r0": "even", "r1": "odd"}
     stores = [tmp_path / f"{who}.db" for who in ("local", "processes")]
     grid = {**GRID, "alphas": (-1.0, -0.5, 0.5, 1.0), "layers": None}
     first, second = (
@@ -136,7 +136,7 @@ def test_a_search_by_processes_is_that_of_this_process(lens, vectors, two, tmp_p
 
 def test_a_study_and_rollouts_by_processes(lens, vectors, two, tmp_path):
     asked = [
-        rl.Question(f"{n}", f"{q.question} {n}?", q.options, q.answer)
+        rl.Question(f"{n}", f"{q.text} {n}?", q.options, q.answer)
         for n, q in enumerate(QUESTIONS * 3)
     ]
     studies = [
@@ -293,7 +293,7 @@ def test_a_worker_that_always_ends_is_told(lens, vectors, monkeypatch):
 
 
 def test_what_a_worker_refuses_is_one_sentence(lens, vectors, two):
-    huge = {"big": rl.add(vectors.direction("0", 1, -1), 1e38)}
+    huge = {"big": rl.add(vectors.direction("r0", 1, -1), 1e38)}
     told = []
     for who in ("local", two):
         with pytest.raises(rl.InputError, match="NaN") as refused:
@@ -304,11 +304,11 @@ def test_what_a_worker_refuses_is_one_sentence(lens, vectors, two):
 
 
 def test_models_that_workers_cannot_have_are_refused(folder, lens, llama, vectors, two, tmp_path):
-    d = vectors.direction("0", 1, -1)
+    d = vectors.direction("r0", 1, -1)
     store = tmp_path / "s.db"
     with pytest.raises(rl.InputError, match="given in memory.*save it"):
         rl.sweep(llama, vectors, QUESTIONS, **GRID, runner="processes", store=store)
-    with lens.steered(rl.add(d)), pytest.raises(rl.InputError, match="is steered.*'0'"):
+    with lens.steered(rl.add(d)), pytest.raises(rl.InputError, match="is steered.*'r0'"):
         rl.sweep(lens, vectors, QUESTIONS, **GRID, runner=two, store=store)
     assert not store.exists()
     other = rl.load(folder)

@@ -75,16 +75,16 @@ class Costs:
             return float(len(piece.cells) * len(engine.groups[piece.group]))
         return sum(self._steered(engine, piece.group, cell) for cell in piece.cells)
 
-    def again(self, piece: Piece) -> int:
+    def again(self, piece: Piece) -> float:
         """The prompts of a piece unsteered, which each shard runs once."""
         engine = self._engine
         if not isinstance(engine, SharingEngine):
-            return 0
-        return self._layout(engine, piece.group, engine.selections)[1]
+            return 0.0
+        return float(self._layout(engine, piece.group, engine.selections)[1])
 
     def _steered(self, engine: SharingEngine, group: int, cell: Cell) -> float:
         if cell.is_zero:
-            return self._layout(engine, group, engine.selections)[1]
+            return float(self._layout(engine, group, engine.selections)[1])
         edited = self._layout(engine, group, cell.steering.selections)[0]
         return edited * (1 - cell.steering.layer / engine.lens.n_layers)
 
