@@ -55,7 +55,8 @@ def cut(
         same = bool(made) and again[n] > 0 and groups[made[-1][1][0]] == groups[n]
         if same and made[-1][0] + cost / 2 < size:
             before, shard = made.pop()
-            made.append((before + cost, [*shard, n]))
+            shard.append(n)
+            made.append((before + cost, shard))
         else:
             made.append((cost, [n]))
     return [shard for _, shard in sorted(made, key=lambda entry: -entry[0])]
