@@ -156,12 +156,12 @@ def store() -> None:
 
 def messages(kind: str) -> None:
     """What a piece costs beside being scored: asking for it, having the answer, keeping it."""
-    given = asked(16)
+    given = asked(8)
     given["lens"].token_budget = 64
     grid = {
         "layers": [28, 29],
         "positions": [-1],
-        "alphas": tuple(np.linspace(0.1, 3, 200).tolist()),
+        "alphas": tuple(np.linspace(0.1, 3, 60).tolist()),
     }
     given["method"] = "letter"
     with runner(kind, 1) as workers, tempfile.TemporaryDirectory(dir=".") as folder:

@@ -1,5 +1,6 @@
 """Workers in other processes: the same scores, whatever ends on the way."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -293,7 +294,8 @@ def test_a_worker_that_always_ends_is_told(lens, vectors, monkeypatch):
 
 
 def test_what_a_worker_refuses_is_one_sentence(lens, vectors, two):
-    huge = {"big": rl.add(vectors.direction("r0", 1, -1), 1e38)}
+    d = vectors.direction("r0", 1, -1)
+    huge = {"big": rl.add(dataclasses.replace(d, vector=1e4 * d.vector), 1e38)}  # infinite
     told = []
     for who in ("local", two):
         with pytest.raises(rl.InputError, match="NaN") as refused:
@@ -308,7 +310,7 @@ def test_models_that_workers_cannot_have_are_refused(folder, lens, llama, vector
     store = tmp_path / "s.db"
     with pytest.raises(rl.InputError, match="given in memory.*save it"):
         rl.sweep(llama, vectors, QUESTIONS, **GRID, runner="processes", store=store)
-    with lens.steered(rl.add(d)), pytest.raises(rl.InputError, match="is steered.*'r0'"):
+    with lens.steered(rl.add(d)), pytest.raises(rl.InputError, match="is steered.*add 1 x .r0"):
         rl.sweep(lens, vectors, QUESTIONS, **GRID, runner=two, store=store)
     assert not store.exists()
     other = rl.load(folder)
