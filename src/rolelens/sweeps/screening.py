@@ -88,7 +88,7 @@ class Screening:
 
     def add(self, call: Gradient, given: npt.NDArray[np.float32]) -> None:
         """Take the gradients of a batch; they are added up in the order of the batches."""
-        self._given[call] = torch.from_numpy(given)
+        self._given[call] = torch.from_numpy(given.copy())  # Ray gives what may not be written
         while self._added < len(self.calls) and self.calls[self._added] in self._given:
             gradients = self._given.pop(self.calls[self._added])
             if not self._added:
