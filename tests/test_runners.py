@@ -27,7 +27,7 @@ import tiny
 from rolelens import tasks
 from rolelens.sweeps import UNSTEERED, grid_of
 from rolelens.sweeps.engine import engine_for
-from rolelens.sweeps.runners import Processes, Runner, runner_of, shards
+from rolelens.sweeps.runners import Processes, Runner, runner_of, sharded
 from rolelens.sweeps.runners.pool import Event
 from rolelens.sweeps.runners.shards import Costs
 from rolelens.sweeps.runners.work import Gradient, Known, Model, Outcome
@@ -429,7 +429,7 @@ def test_shards_are_all_pieces_each_once_and_of_one_group(lens, vectors, workers
     task = QUESTIONS if kind == "cloze" else PROBLEMS
     of = engine_for(lens, tasks.prepare(lens, task, **options), 2048, cells)
     pieces = of.plan(cells)
-    cut = shards(of, pieces, workers)
+    cut = sharded(of, pieces, workers)
     assert sorted(id(piece) for shard in cut for piece in shard) == sorted(map(id, pieces))
     assert all(len({piece.group for piece in shard}) == 1 for shard in cut)
     for shard in cut:
@@ -444,7 +444,7 @@ def test_what_costs_more_than_it_shares_is_spread(lens, vectors):
     cells = [UNSTEERED, *grid_of(lens, vectors, **{**GRID, "alphas": alphas}).live]
     of = engine_for(lens, tasks.prepare(lens, QUESTIONS[:1], "cloze"), 2048, cells)
     pieces = of.plan(cells)
-    few, more = (len(shards(of, pieces, workers)) for workers in (1, 4))
+    few, more = (len(sharded(of, pieces, workers)) for workers in (1, 4))
     assert 1 <= few < more >= 4
 
 

@@ -29,7 +29,7 @@ from rolelens.sweeps.runners import (
     Score,
     bare,
     gradient,
-    shards,
+    sharded,
 )
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
@@ -165,7 +165,7 @@ class Run:
         for part in parts:
             rows = tuple(self.place[cell] for cell in part.cells)
             asked = Round(tuple(part.items), rows, part.engine.budget)
-            for shard in shards(part.engine, part.left, self.runner.workers):
+            for shard in sharded(part.engine, part.left, self.runner.workers):
                 cut.append([])
                 for piece in shard:
                     cells = tuple(self.place[cell] for cell in piece.cells)

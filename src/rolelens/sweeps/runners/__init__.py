@@ -7,7 +7,7 @@ from rolelens.errors import InputError
 from rolelens.sweeps.runners.on_ray import Ray
 from rolelens.sweeps.runners.pool import Runner
 from rolelens.sweeps.runners.processes import Processes
-from rolelens.sweeps.runners.shards import shards
+from rolelens.sweeps.runners.shards import sharded
 from rolelens.sweeps.runners.work import Finished, Gradient, Known, Round, Score, bare, gradient
 
 RUNNERS = ("local", "processes", "ray")
@@ -26,7 +26,7 @@ __all__ = [
     "gradient",
     "runner_of",
     "running",
-    "shards",
+    "sharded",
 ]
 
 

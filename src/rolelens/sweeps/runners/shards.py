@@ -13,7 +13,7 @@ WORTH = 8
 """A shard costs at least so many times what it runs again, where there is work enough for that."""
 
 
-def shards(engine: Engine[Any], pieces: Sequence[Piece], workers: int) -> list[list[Piece]]:
+def sharded(engine: Engine[Any], pieces: Sequence[Piece], workers: int) -> list[list[Piece]]:
     """Cut pieces into shards, the dearest first.
 
     Pieces of a shard are of one group of items, whose prompts then run unsteered once. Where
