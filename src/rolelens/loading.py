@@ -97,7 +97,7 @@ def load(
         forward.choose_attention(bridge, attn_implementation)
     lens = Lens(bridge, name=name, origin=origin, template=template)
     if isinstance(model, str | Path):
-        path = Path(model).expanduser()
+        name, origin, path = str(model), str(origin), Path(model).expanduser()
         is_local = name not in embedded.NAMES and (path.is_dir() or name.endswith(".gguf"))
         lens.loaded = {
             "model": str(path.resolve()) if is_local else name,
