@@ -257,6 +257,17 @@ def test_the_best_of_a_sweep_is_handed_on_as_it_was_scored(
     assert "--save-best writes one steering, and there are 2 names (lawyer, nurse)" in refused
 
 
+def test_a_sweep_by_workers_is_that_of_this_process(
+    model: str, vectors: str, sources: dict[str, str]
+) -> None:
+    command = ["sweep", vectors, sources["questions"], "--name", "nurse", *GRID, "--json"]
+    command += ["--model", model]
+    by_workers = [*command, "--runner", "processes", "--workers", "1", "--threads", "1"]
+    assert json.loads(run(*by_workers)) == json.loads(run(*command))
+    refused = run(*command, "--workers", "2", code=2)
+    assert "workers is 2, which has no effect on runner='local'" in refused
+
+
 def test_a_sweep_of_problems_and_of_texts(
     model: str, vectors: str, sources: dict[str, str]
 ) -> None:

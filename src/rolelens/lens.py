@@ -31,7 +31,11 @@ class Lens(Shown):
         positions: post-instruction positions, counted from the end: the template's tokens after
             the instruction; the last position alone where it puts none there.
         source: what vectors measured with this lens are recorded with.
+        loaded: the arguments of :func:`rolelens.load` that load the model again; None of a model
+            that was given in memory.
     """
+
+    loaded: Mapping[str, Any] | None = None
 
     def __init__(
         self,

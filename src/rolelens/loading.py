@@ -95,7 +95,22 @@ def load(
         )
     if attn_implementation is not None:
         forward.choose_attention(bridge, attn_implementation)
-    return Lens(bridge, name=name, origin=origin, template=template)
+    lens = Lens(bridge, name=name, origin=origin, template=template)
+    if isinstance(model, str | Path):
+        name, origin, path = str(model), str(origin), Path(model).expanduser()
+        is_local = name not in embedded.NAMES and (path.is_dir() or name.endswith(".gguf"))
+        lens.loaded = {
+            "model": str(path.resolve()) if is_local else name,
+            "template": template,
+            "device": None if device_map else str(lens.model.cfg.device),
+            "device_map": device_map,
+            "dtype": str(checked_dtype(dtype, checked_device(device))).removeprefix("torch."),
+            "quantization_config": quantization_config,
+            "attn_implementation": attn_implementation,
+            "revision": origin[len(name) + 1 :] if origin.startswith(f"{name}@") else None,
+            "trust_remote_code": trust_remote_code,
+        }
+    return lens
 
 
 def _loaded(

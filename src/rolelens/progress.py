@@ -1,7 +1,7 @@
 """Progress bars: what is running and how long it will take."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias, TypeVar
@@ -14,7 +14,7 @@ Say: TypeAlias = Callable[[str], None]
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None = None) -> Generator[T, None, None]:
     """Iterate under a progress bar on standard error; silent where that is not a terminal."""
     hidden = _quiet.get() or not sys.stderr.isatty()
     yield from tqdm(items, desc=what, total=total, disable=hidden, leave=False)

@@ -88,6 +88,28 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option(help="Length of an answer to a problem at most, in tokens; 256 by default."),
 ]
+RunnerName = Annotated[
+    str,
+    typer.Option(
+        "--runner",
+        help="Who scores: local (this process), processes (one worker a GPU, or a few on the CPU) "
+        "or ray (a Ray cluster; pip install 'rolelens[ray]').",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="How many, of --runner processes or ray; by what there is.")
+]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of each worker, of --runner processes or ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of the cluster, of --runner ray: auto, or ray://HOST:PORT; one of its own."),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(help="GPUs of each worker, of --runner ray: 1, or 0.5 where two share one."),
+]
 Prompts = Annotated[
     str | None,
     typer.Option(

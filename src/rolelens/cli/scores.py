@@ -10,12 +10,14 @@ from rolelens import prompts, runs, tasks
 from rolelens.cli.options import (
     LUCK,
     Ablate,
+    Address,
     Alpha,
     Alphas,
     Device,
     Domains,
     DryRun,
     Dtype,
+    Gpus,
     Json,
     Layer,
     Layers,
@@ -30,13 +32,16 @@ from rolelens.cli.options import (
     Positions,
     Prompts,
     Quiet,
+    RunnerName,
     SaveBest,
     Shots,
     SteeringFile,
     Stored,
     TaskName,
+    Threads,
     TokenSelection,
     Vectors,
+    Workers,
     check_out,
     check_save_best,
     checked_tokens,
@@ -59,6 +64,7 @@ from rolelens.sweeps import estimate as run_estimate
 from rolelens.sweeps import search as run_search
 from rolelens.sweeps import status as store_status
 from rolelens.sweeps import sweep as run_sweep
+from rolelens.sweeps.runners import runner_of
 from rolelens.vectors import Directions
 
 
@@ -132,6 +138,11 @@ def sweep(
     status: Annotated[
         Path | None, typer.Option(help="Say how far the sweep in this file is, and do nothing.")
     ] = None,
+    runner: RunnerName = "local",
+    workers: Workers = None,
+    threads: Threads = None,
+    address: Address = None,
+    gpus: Gpus = None,
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
@@ -149,6 +160,7 @@ def sweep(
         chosen = load_vectors(vectors, name)
         check_save_best(save_best, chosen)
         items = load_items(task, shots, domain)
+        scoring = runner_of(runner, workers, threads, address, gpus)
         lens = load_model(model, dtype, device)
         asked: dict[str, Any] = {
             **grid(layers, positions, alphas),
@@ -161,8 +173,8 @@ def sweep(
         if dry_run:
             tell_estimate(as_json, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent):
-            result = run_sweep(lens, chosen, items, **asked, store=store)
+        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
+            result = run_sweep(lens, chosen, items, **asked, store=store, runner=scoring)
         table = result.table()
         measures = result.baseline.measures
         if out is not None:
@@ -203,6 +215,11 @@ def search(
     save_best: SaveBest = None,
     store: Stored = None,
     role_prompts: Prompts = None,
+    runner: RunnerName = "local",
+    workers: Workers = None,
+    threads: Threads = None,
+    address: Address = None,
+    gpus: Gpus = None,
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
@@ -221,6 +238,7 @@ def search(
             known = {role: of_role.domain for role, of_role in roles.items()}
             domains = {role: known[role] or "" for role in chosen.names if known.get(role)}
         items = load_items(task, shots, domain)
+        scoring = runner_of(runner, workers, threads, address, gpus)
         lens = load_model(model, dtype, device)
         asked: dict[str, Any] = {
             "domains": domains,
@@ -232,8 +250,10 @@ def search(
         if dry_run:
             tell_estimate(as_json, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent):
-            result = run_search(lens, chosen, items, **asked, by=by, seed=seed, store=store)
+        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
+            result = run_search(
+                lens, chosen, items, **asked, by=by, seed=seed, store=store, runner=scoring
+            )
         table = result.table()
         if out is not None:
             write(table, out)
@@ -300,6 +320,11 @@ def paper(
     positions: Positions = None,
     alphas: Alphas = "1,3",
     seed: Annotated[int, typer.Option(help="Of the split, the search and the nulls.")] = 0,
+    runner: RunnerName = "local",
+    workers: Workers = None,
+    threads: Threads = None,
+    address: Address = None,
+    gpus: Gpus = None,
     model: Model = "smollm2",
     dtype: Dtype = None,
     device: Device = None,
@@ -313,6 +338,7 @@ def paper(
     with plainly(silent):
         stored = None if vectors is None else Directions.load(vectors)
         read = None if text is None else read_text(text)
+        scoring = runner_of(runner, workers, threads, address, gpus)
         lens = load_model(model, dtype, device)
         asked: dict[str, Any] = {
             "data": data,
@@ -333,10 +359,11 @@ def paper(
         if dry_run:
             tell_estimate(False, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent):
+        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
             runs.paper(
                 lens,
                 out,
                 **asked,
+                runner=scoring,
                 say=lambda line: None if silent else print(line, flush=True),
             )

@@ -19,6 +19,7 @@ from rolelens.hooks import add
 from rolelens.lens import Lens
 from rolelens.progress import Say
 from rolelens.sweeps import Cell, score_cells
+from rolelens.sweeps.runners import Runner, running
 from rolelens.tasks import (
     Choices,
     NumberedOptions,
@@ -56,6 +57,7 @@ def study(
     anyway: bool = False,
     seed: int = 0,
     folder: str | Path | None = None,
+    runner: str | Runner | None = None,
     say: Say = lambda line: None,
     **options: Unpack[NumberedOptions],
 ) -> Study:
@@ -95,6 +97,8 @@ def study(
         anyway: choose where the model is at chance, too.
         seed: of the split, the choice and the random directions.
         folder: keeps each finished piece of what is scored in cells; the same call goes on there.
+        runner: who scores cells, as for :func:`rolelens.sweep`; roles as prompts and texts are read
+            here.
         say: takes what is told on the way.
         options: how the task is put, see :class:`rolelens.tasks.Options`; ``metric=`` is a measure
             of one's own, in which effects are then told.
@@ -113,47 +117,49 @@ def study(
     places = _places(everything, domains, prepared.task)
     _check(vectors, halves, text, tokens, ablated, randoms)
     store = _stores(folder)
-    say(f"Unsteered model on {len(prepared.task)} items")
-    plain, _ = score_cells(lens, prepared, [], store=store("unsteered"))
-    room = _headrooms(plain, places)
-    for where, told in room.items():
-        say(f"    {where or prepared.task.name}: {told}")
-    live = [name for name, place in places.items() if anyway or room[place].above_chance]
-    names = tuple(name for name in everything.tried if name in live)
-    measure = plain.measures[0]
-    if not names:
-        return Study(prepared.task.name, measure, _named(room, prepared.task.name))
-    setting = Setting(
-        lens,
-        everything[[name for name in everything.names if name in live]],
-        names,
-        places,
-        {"layers": layers, "positions": positions, "alphas": alphas, "tokens": tokens},
-        _choice(choose, prepared),
-        _by(by, plain, prepared),
-        measure,
-        method,
-        put,
-        seed,
-        store,
-        prepared.task.name,
-    )
-    pairs = prepared.task.folds(folds, seed) if folds else [prepared.task.split(share, seed)]
-    wanted = _Wanted(
-        permuted=_permutable(prepared, seed, say),
-        text=text,
-        ablated=_default(ablated, 50 if isinstance(prepared.task, Questions) else 0),
-        randoms=randoms,
-        prompted=_default(
-            prompted, vectors.kind == "role" and isinstance(prepared.task, Questions)
-        ),
-    )
-    parts: dict[str, list[pd.DataFrame]] = {}
-    cells: dict[str, list[Cell]] = {name: [] for name in setting.vectors.names}
-    for number, (selection, test) in enumerate(pairs):
-        fold = Fold(setting, _part(prepared, selection), _part(prepared, test), number)
-        for name, cell in _run(fold, wanted, parts, say).items():
-            cells[name].append(cell)
+    with running(runner) as workers:
+        say(f"Unsteered model on {len(prepared.task)} items")
+        plain, _ = score_cells(lens, prepared, [], store=store("unsteered"), runner=workers)
+        room = _headrooms(plain, places)
+        for where, told in room.items():
+            say(f"    {where or prepared.task.name}: {told}")
+        live = [name for name, place in places.items() if anyway or room[place].above_chance]
+        names = tuple(name for name in everything.tried if name in live)
+        measure = plain.measures[0]
+        if not names:
+            return Study(prepared.task.name, measure, _named(room, prepared.task.name))
+        setting = Setting(
+            lens,
+            everything[[name for name in everything.names if name in live]],
+            names,
+            places,
+            {"layers": layers, "positions": positions, "alphas": alphas, "tokens": tokens},
+            _choice(choose, prepared),
+            _by(by, plain, prepared),
+            measure,
+            method,
+            put,
+            seed,
+            store,
+            prepared.task.name,
+            workers,
+        )
+        pairs = prepared.task.folds(folds, seed) if folds else [prepared.task.split(share, seed)]
+        wanted = _Wanted(
+            permuted=_permutable(prepared, seed, say),
+            text=text,
+            ablated=_default(ablated, 50 if isinstance(prepared.task, Questions) else 0),
+            randoms=randoms,
+            prompted=_default(
+                prompted, vectors.kind == "role" and isinstance(prepared.task, Questions)
+            ),
+        )
+        parts: dict[str, list[pd.DataFrame]] = {}
+        cells: dict[str, list[Cell]] = {name: [] for name in setting.vectors.names}
+        for number, (selection, test) in enumerate(pairs):
+            fold = Fold(setting, _part(prepared, selection), _part(prepared, test), number)
+            for name, cell in _run(fold, wanted, parts, say).items():
+                cells[name].append(cell)
     return _gathered(setting, parts, cells, vectors, halves, _named(room, prepared.task.name))
 
 

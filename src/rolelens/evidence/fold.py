@@ -17,6 +17,7 @@ from rolelens.hooks import Steering, Step
 from rolelens.hooks.steps import ADDITIONS
 from rolelens.lens import Lens
 from rolelens.sweeps import Cell, cell_of_steering, score_cells, search, sweep
+from rolelens.sweeps.runners import Runner
 from rolelens.tasks import Options, Prepared, Questions
 from rolelens.vectors import Direction, Directions, Null
 from rolelens.vectors.nulls import matched_strength
@@ -45,6 +46,7 @@ class Setting:
         seed: of everything that is drawn.
         store: where finished pieces of something are kept.
         task: what is asked.
+        runner: who scores cells; None is this process.
     """
 
     lens: Lens
@@ -60,6 +62,7 @@ class Setting:
     seed: int
     store: Stores
     task: str
+    runner: Runner | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Fold:
                 by=setting.by,
                 seed=setting.seed,
                 store=store(f"search-{self.number}"),
+                runner=setting.runner,
             )
             table = result.table()
             best = table[table["chosen"]].drop(
@@ -106,6 +110,7 @@ class Fold:
                 _domain(self.selection, domain),
                 **setting.grid,
                 store=store(f"sweep-{_slug(domain)}{self.number}"),
+                runner=setting.runner,
             )
             table = swept.table().assign(items=len(swept.prepared.task), fold=self.number)
             for name in names:
@@ -213,9 +218,11 @@ class Fold:
         self, name: str, prepared: Prepared, cells: Sequence[Cell]
     ) -> tuple[Any, list[pd.DataFrame]]:
         """The scores of the unsteered model, and the answers in every cell."""
-        store = self.setting.store(f"{name}-{self.number}")
-        before, after = score_cells(self.setting.lens, prepared, cells, store=store)
-        measure = self.setting.measure
+        setting = self.setting
+        store, measure = setting.store(f"{name}-{self.number}"), setting.measure
+        before, after = score_cells(
+            setting.lens, prepared, cells, store=store, runner=setting.runner
+        )
         return before, [answer_table(cell.name, before, after[cell], measure) for cell in cells]
 
     def _by_domain(self, names: Sequence[str]) -> dict[str | None, list[str]]:

@@ -11,6 +11,7 @@ from rolelens.forward import Hook
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps import UNSTEERED, Grid, Run, cell_of_steering
+from rolelens.sweeps.runners import Runner, running
 from rolelens.tasks import Answers, Problems, SeededOptions
 
 
@@ -21,6 +22,7 @@ def roll_out(
     *,
     hooks: Sequence[Hook] = (),
     store: str | Path | None = None,
+    runner: str | Runner | None = None,
     **options: Unpack[SeededOptions],
 ) -> Answers:
     """Let the model answer problems, and check its answers.
@@ -31,6 +33,7 @@ def roll_out(
         n: answers to each (2602.14143 takes 8).
         hooks: a steering; the same for all answers.
         store: a SQLite file that keeps finished answers; the same call goes on there.
+        runner: who answers, as for :func:`rolelens.sweep`.
         options: see :class:`rolelens.tasks.Options`; ``temperature`` is 0.8 and ``top_p`` 0.9
             unless told otherwise.
 
@@ -54,7 +57,11 @@ def roll_out(
     steering.check(lens.source, lens.n_layers)
     cell = cell_of_steering(steering)
     grid = Grid(() if cell.is_zero else (cell,))
-    with Run(lens, prepared, grid, settings={"kind": "rollouts"}, store=store) as run:
+    settings = {"kind": "rollouts"}
+    with (
+        running(runner) as workers,
+        Run(lens, prepared, grid, settings=settings, store=store, runner=workers) as run,
+    ):
         which = UNSTEERED if cell.is_zero else cell
         run.score([which], range(len(problems)), "rollouts")
         return dataclasses.replace(cast(Answers, run.scores(which)), source=lens.source)

@@ -19,6 +19,7 @@ from rolelens.progress import Say
 from rolelens.prompts import RolePrompts, digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.rows import parsed
+from rolelens.sweeps.runners import Runner
 from rolelens.tasks import AnyTask, Method, load_task
 from rolelens.vectors import Direction, Directions
 from rolelens.vectors.nulls import gaussian
@@ -102,6 +103,7 @@ def paper(
     method: Method = "letter",
     n_nulls: int = 1,
     seed: int = 0,
+    runner: str | Runner | None = None,
     say: Say = print,
     **options: Any,
 ) -> Path:
@@ -122,6 +124,7 @@ def paper(
         method: how options are scored.
         n_nulls: nulls of each kind for one role of each domain.
         seed: of the halves, the nulls, the split and the search.
+        runner: who scores cells, as for :func:`rolelens.study`; a run may go on with another.
         say: takes what is told on the way.
         options: for :func:`rolelens.study`.
 
@@ -170,6 +173,7 @@ def paper(
             method=method,
             seed=seed,
             folder=out / "stores",
+            runner=runner,
             say=say,
             **options,
         )

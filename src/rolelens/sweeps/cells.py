@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
+from torch import Tensor
+
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, listed, unique, unknown
 from rolelens.forward import Named, checked_selection
@@ -21,6 +23,8 @@ Change: TypeAlias = Literal["add", "add_rescaled", "ablate", "cap", "floor", "fi
 Position: TypeAlias = int | None
 DEFAULT_ALPHAS = {"add": (1.0, 3.0), "add_rescaled": (1.0, 3.0), "ablate": (1.0,)}
 """Strengths of a grid where none are named (2502.12055)."""
+CellRow: TypeAlias = Sequence[Any]
+"""A cell in plain values, without the numbers of its directions."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,6 +77,19 @@ class Cell(Shown):
 
 UNSTEERED = Cell(Steering(), "(unsteered)", -1, None, 0.0)
 """The model itself, which is a cell of every run."""
+
+
+def cell_row(cell: Cell) -> tuple[Any, ...]:
+    """Its name, layer, position and alpha, and what is done in it as JSON."""
+    return (*cell.label.values(), json.dumps(cell.steering.to_dict()))
+
+
+def restored_cell(row: CellRow, vectors: Mapping[str, Tensor]) -> Cell:
+    """What :func:`cell_row` told, with the vectors of its directions by their hashes."""
+    name, layer, position, alpha, steering = row
+    return Cell(
+        Steering.from_dict(json.loads(steering), vectors), name, int(layer), position, alpha
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
 from rolelens.sweeps.result import Sweep
 from rolelens.sweeps.run import Run
+from rolelens.sweeps.runners import Runner, running
 from rolelens.tasks import Options, Prepared, Task
 from rolelens.vectors import Directions
 
@@ -27,6 +28,7 @@ def sweep(
     method: str | None = None,
     change: Change | None = None,
     store: str | Path | None = None,
+    runner: str | Runner | None = None,
     **options: Unpack[Options],
 ) -> Sweep:
     """Score a task in every cell: each direction, layer, position and alpha, or each steering.
@@ -54,12 +56,17 @@ def sweep(
             and ``fix`` keep the projection on d below alpha, above it or at it, at its layer.
         store: a file that keeps each finished piece. The same call goes on where it was stopped
             or killed, and anyone may read the file meanwhile (SQLite).
+        runner: who scores: ``"local"``, this process, by default; ``"processes"``, one worker a GPU
+            or a few on the CPU; ``"ray"``, the actors of a Ray cluster; or one of
+            :mod:`rolelens.sweeps.runners` that says how many. Scores are the same to the bit where
+            workers have as many threads.
         options: how the task is put, see :class:`rolelens.tasks.Options`; ``metric=`` is a measure
             of one's own.
 
     Raises:
         InputError: an unknown layer, position or method, directions of another model, steering that
-            touches no token that is read, or a store that holds another run or is being written.
+            touches no token that is read, a store that holds another run or is being written, or
+            a model or task that workers cannot have.
     """
     grid = grid_of(
         lens,
@@ -71,7 +78,7 @@ def sweep(
         change=change,
     )
     prepared = tasks.prepare(lens, task, method, **options)
-    run = scored_run(lens, prepared, grid, "sweep", store)
+    run = scored_run(lens, prepared, grid, "sweep", store, runner)
     return Sweep(run.records[1:], run.scores(UNSTEERED), grid, prepared, run.failed)
 
 
@@ -81,6 +88,7 @@ def score_cells(
     cells: Sequence[Cell],
     *,
     store: str | Path | None = None,
+    runner: str | Runner | None = None,
 ) -> tuple[Any, dict[Cell, Any]]:
     """Score some cells, as :func:`sweep` scores a grid.
 
@@ -89,6 +97,7 @@ def score_cells(
         prepared: the task, from :func:`rolelens.tasks.prepare`.
         cells: what is scored. With none the unsteered model is scored alone.
         store: a file that keeps each finished piece.
+        runner: who scores.
 
     Returns:
         What the unsteered model is worth, and what each cell is.
@@ -96,15 +105,23 @@ def score_cells(
     Raises:
         InputError: as for :func:`sweep`, or scores of a cell are NaN.
     """
-    run = scored_run(lens, prepared, Grid(tuple(cells)), "cells", store)
+    run = scored_run(lens, prepared, Grid(tuple(cells)), "cells", store, runner)
     return run.scores(UNSTEERED), {cell: run.scores(cell) for cell in cells}
 
 
 def scored_run(
-    lens: Lens, prepared: Prepared, grid: Grid, kind: str, store: str | Path | None
+    lens: Lens,
+    prepared: Prepared,
+    grid: Grid,
+    kind: str,
+    store: str | Path | None,
+    runner: str | Runner | None = None,
 ) -> Run:
     """A run, finished: the unsteered model and each live cell on all items."""
-    with Run(lens, prepared, grid, settings={"kind": kind}, store=store) as run:
+    with (
+        running(runner) as workers,
+        Run(lens, prepared, grid, settings={"kind": kind}, store=store, runner=workers) as run,
+    ):
         items = range(len(prepared.task))
         if prepared.metric is not None:
             run.score([UNSTEERED], items, "unsteered")

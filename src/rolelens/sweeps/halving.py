@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,7 +27,8 @@ from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.sweeps.cells import UNSTEERED, Cell, Grid, grid_of
 from rolelens.sweeps.run import Run
-from rolelens.sweeps.screening import check_gradient, check_predictable, controlled, screen
+from rolelens.sweeps.runners import Runner, running
+from rolelens.sweeps.screening import Screening, check_gradient, check_predictable, controlled
 from rolelens.tasks import BareOptions, Prepared, Task
 from rolelens.vectors import Directions
 
@@ -48,6 +51,8 @@ ALWAYS = 24
 
 Worth = tuple[float, ...]
 """What cells are ranked by; later numbers break ties."""
+Wanted = tuple[Sequence[Cell], Sequence[int]]
+"""Cells that are to be scored on items."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,6 +133,7 @@ def search(
     screened: int = 128,
     seed: int = 0,
     store: str | Path | None = None,
+    runner: str | Runner | None = None,
     **options: Unpack[BareOptions],
 ) -> Search:
     """Find the best cell of every name, scoring a few percent of what :func:`sweep` scores.
@@ -158,6 +164,7 @@ def search(
         seed: of the order of the items and of the random cells.
         store: a file that keeps each finished piece, as for :func:`rolelens.sweep`, and the
             predictions.
+        runner: who scores, and predicts, as for :func:`rolelens.sweep`.
         options: how the task is put, see :class:`rolelens.tasks.Options`.
 
     Raises:
@@ -178,18 +185,44 @@ def search(
             raise InputError(f"every cell of {name!r} is zero: its directions are zero.")
     settings: dict[str, Any] = {"kind": "search", "by": by, "screened": screened, "seed": seed}
     settings["domains"] = dict(domains or {})
-    with Run(lens, prepared, grid, settings=settings, store=store) as run:
+    with (
+        running(runner) as workers,
+        Run(lens, prepared, grid, settings=settings, store=store, runner=workers) as run,
+    ):
         run.score([UNSTEERED], range(len(prepared.task)), "unsteered")
         baseline = run.scores(UNSTEERED)
         measure = _measure(baseline, by)
         check_gradient(baseline, measure)
-        races = []
-        for n, (items, names) in enumerate(track(parts.items(), "search", total=len(parts))):
-            rng = np.random.default_rng([seed, n])
-            race = _Race(run, names, items, measure, screened, rng)
-            race.run_all()
-            races.append(race)
+        races = [
+            _Race(run, names, items, measure, screened, np.random.default_rng([seed, n]))
+            for n, (items, names) in enumerate(parts.items())
+        ]
+        _screen(run, races)
+        _race(run, races)
     return _result(run, races, measure)
+
+
+def _screen(run: Run, races: Sequence["_Race"]) -> None:
+    """Predict the cells of all races; what the store has is not predicted again."""
+    asked = {race: race.screening() for race in races if not race.restored()}
+    owner = {call: race for race, screening in asked.items() for call in screening.calls}
+    with closing(track(run.gradients(list(owner)), "screen", total=len(owner))) as given:
+        for call, gradient in given:
+            race = owner[call]
+            asked[race].add(call, gradient)
+            if asked[race].complete:
+                race.screened(asked.pop(race).predicted())
+    for race, screening in asked.items():  # nothing had to be read to predict them
+        race.screened(screening.predicted())
+
+
+def _race(run: Run, races: Sequence["_Race"]) -> None:
+    """Run all races side by side: what they ask for in their rounds is scored together."""
+    going = [race.steps() for race in races]
+    while going:
+        asked = [(steps, next(steps, None)) for steps in going]
+        going = [steps for steps, wanted in asked if wanted is not None]
+        run.score_all([wanted for _, wanted in asked if wanted is not None], "search")
 
 
 def _measure(baseline: Any, by: str | None) -> str:
@@ -267,11 +300,10 @@ class _Race:
         self.rho: dict[str, float] = {}
         self.widened: dict[str, bool] = {}
 
-    def run_all(self) -> None:
-        """Screen, score a first round, halve, and choose."""
-        self.screen()
-        self.first_round()
-        alive = self.halve()
+    def steps(self) -> Generator[Wanted, None, None]:
+        """Have a first round scored, halve, and choose; gives what is to be scored next."""
+        yield from self.first_round()
+        alive = yield from self.halve()
         for name in self.names:
             if not alive[name]:
                 why = self.run.failed[self.entered[name][0]]
@@ -279,27 +311,42 @@ class _Race:
             worth = self.standing(alive[name], len(self.order))
             self.chosen[name] = max(alive[name], key=worth.__getitem__)
 
-    def screen(self) -> None:
-        """Predict every cell, or take the predictions from the store."""
-        run, shape = self.run, (len(self.cells), len(self.seen))
+    @cached_property
+    def key(self) -> str:
+        """What the predictions are kept by."""
         content = json.dumps([self.by, self.seen, [cell.steering.sha for cell in self.cells]])
-        key = hashlib.sha256(content.encode()).hexdigest()[:16]
-        kept = run.store.predictions(key) if run.store else None
-        if kept is not None and kept.size == shape[0] * shape[1]:
-            self.predicted = torch.from_numpy(kept.reshape(shape).copy())
-        else:
-            records = run.records[run.place[UNSTEERED], self.seen]
-            part = run.prepared.take(self.seen)
-            self.predicted = screen(run.lens, part, records, self.cells, self.by)
-            if run.store:
-                run.store.predict(key, self.predicted.numpy())
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def restored(self) -> bool:
+        """Take the predictions from the store, if it has them."""
+        shape = len(self.cells), len(self.seen)
+        kept = self.run.store.predictions(self.key) if self.run.store else None
+        if kept is None or kept.size != shape[0] * shape[1]:
+            return False
+        self._promised(torch.from_numpy(kept.reshape(shape).copy()))
+        return True
+
+    def screening(self) -> Screening:
+        """What it takes to predict every cell."""
+        run = self.run
+        records = run.records[run.place[UNSTEERED], self.seen]
+        return Screening(run.prepared, self.seen, records, self.cells, self.by, run.budget)
+
+    def screened(self, predicted: Float[Tensor, "cell screened"]) -> None:
+        """Take what was predicted, and keep it."""
+        if self.run.store:
+            self.run.store.predict(self.key, predicted.numpy())
+        self._promised(predicted)
+
+    def _promised(self, predicted: Float[Tensor, "cell screened"]) -> None:
+        self.predicted = predicted
         before = self.values(UNSTEERED, self.seen)
         self.promise = {
             cell: self.worth(before + row)
             for cell, row in zip(self.cells, self.predicted, strict=True)
         }
 
-    def first_round(self) -> None:
+    def first_round(self) -> Generator[Wanted, None, None]:
         """Score the most promising cells; more of a name whose screen turns out poor."""
         first = self.order[: self.ends[0]]
         waiting: dict[str, Iterator[Cell]] = {}
@@ -318,7 +365,7 @@ class _Race:
                     waiting[name], min(wanted[name], most[name] - len(self.entered[name]))
                 )
             ]
-            self.run.score(new, first, "search")
+            yield new, first
             for cell in new:
                 self.entered[cell.name].append(cell)
             for name in list(unsure):
@@ -331,7 +378,7 @@ class _Race:
                     unsure.remove(name)
         self.widened = {name: len(self.entered[name]) > wanted[name] for name in self.names}
 
-    def halve(self) -> dict[str, list[Cell]]:
+    def halve(self) -> Generator[Wanted, None, dict[str, list[Cell]]]:
         """Score the better half of each name's cells on more items, round by round."""
         alive = {name: self.scored(self.entered[name], self.ends[0]) for name in self.names}
         for begin, end in pairwise(self.ends):
@@ -340,7 +387,7 @@ class _Race:
                 ranked = sorted(alive[name], key=worth.__getitem__)
                 alive[name] = ranked[len(ranked) // 2 :]
             cells = [cell for name in self.names for cell in alive[name]]
-            self.run.score(cells, self.order[begin:end], "search")
+            yield cells, self.order[begin:end]
             alive = {name: self.scored(alive[name], end) for name in self.names}
         return alive
 

@@ -1,6 +1,5 @@
 """What was scored in every cell of a sweep."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from rolelens import tasks
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, unknown
 from rolelens.hooks import Steering
-from rolelens.sweeps.cells import Cell, Grid
+from rolelens.sweeps.cells import Cell, Grid, restored_cell
 from rolelens.sweeps.database import lacking
 from rolelens.sweeps.store import read_store
 from rolelens.tasks import Metric, Prepared, Records, Scored, Scores, Verifier
@@ -226,7 +225,7 @@ def load_sweep(
             "with sqlite3."
         )
     vectors = {sha: torch.from_numpy(vector.copy()) for sha, vector in content.directions.items()}
-    cells = [_cell(row, vectors) for row in content.cells]
+    cells = [restored_cell(row, vectors) for row in content.cells]
     axes = content.provenance["axes"]
     grid = Grid(tuple(cells[1:]), axes and {name: tuple(values) for name, values in axes.items()})
     task = tasks.restored(content.provenance, content.items)
@@ -234,10 +233,3 @@ def load_sweep(
     every = range(len(task))
     failed = {cells[n]: reason for n, reason in failures.items()}
     return Sweep(records[1:], prepared.scored(every, records[0]), grid, prepared, failed)
-
-
-def _cell(row: Any, vectors: Mapping[str, Tensor]) -> Cell:
-    name, layer, position, alpha, steering = row
-    return Cell(
-        Steering.from_dict(json.loads(steering), vectors), name, int(layer), position, alpha
-    )

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +19,20 @@ from rolelens import forward, hooks
 from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.progress import track
-from rolelens.sweeps.cells import UNSTEERED, Cell, Grid
+from rolelens.sweeps.cells import UNSTEERED, Cell, Grid, cell_row
 from rolelens.sweeps.database import Content, lacking
-from rolelens.sweeps.engine import engine_for
+from rolelens.sweeps.engine import Engine, Piece, engine_for
+from rolelens.sweeps.runners import (
+    Finished,
+    Gradient,
+    Known,
+    Round,
+    Runner,
+    Score,
+    bare,
+    gradient,
+    sharded,
+)
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
     Generated,
@@ -34,6 +47,8 @@ from rolelens.tasks import (
     says_plainly,
     task_fields,
 )
+
+_Done: TypeAlias = Generator[tuple["_Part", Piece, Finished], None, None]
 
 NAN = "its scores are NaN; leave out this strength, or load the model in float32"
 """Why a cell failed."""
@@ -60,14 +75,17 @@ class Run:
         *,
         settings: Mapping[str, Any],
         store: str | Path | None,
+        runner: Runner | None = None,
     ) -> None:
-        self.lens, self.prepared, self.grid = lens, prepared, grid
+        self.lens, self.prepared, self.grid, self.runner = lens, prepared, grid, runner
         self.cells = [UNSTEERED, *grid.cells]
         self.place = {cell: n for n, cell in enumerate(self.cells)}
         shape = (len(self.cells), len(prepared.task), len(prepared.columns))
         missing = None if prepared.dtype == object else np.nan
         self.records: Records = np.full(shape, missing, dtype=prepared.dtype)
         check_effect(lens, prepared, grid.live)
+        if runner is not None:
+            runner.arguments(lens)  # what workers cannot load is refused before a file is made
         says_plainly(prepared)
         self._store = Store.open(store, self._content(settings)) if store else None
         self.failed: dict[Cell, str] = {}
@@ -106,45 +124,97 @@ class Run:
             )
 
     @property
+    def budget(self) -> int:
+        """Tokens of one batch."""
+        return self._budget
+
+    @property
+    def _device(self) -> str:
+        return str(self.lens.model.cfg.device) if not self.runner else self.runner.device(self.lens)
+
+    @property
     def store(self) -> Store | None:
         """Where finished pieces are kept."""
         return self._store
 
     def score(self, cells: Sequence[Cell], items: Sequence[int], what: str = "sweep") -> None:
         """Score some cells, live ones or the unsteered model, on some items."""
-        engine = engine_for(self.lens, self.prepared.take(items), self._budget, cells)
-        pieces = engine.plan(cells)
+        self.score_all([(cells, items)], what)
+
+    def score_all(
+        self, asked: Sequence[tuple[Sequence[Cell], Sequence[int]]], what: str = "sweep"
+    ) -> None:
+        """Score some cells on some items, others on others; workers do all of it side by side."""
+        parts = [_Part(self, cells, items) for cells, items in asked]
+        planned = sum(len(part.pieces) for part in parts)
         if self._store:
-            self._store.note(PLANNED, self._planned + len(pieces))
-        self._planned += len(pieces)
-        for piece in track(pieces, what, total=len(pieces)):
-            chosen = [items[n] for n in engine.groups[piece.group]]
-            # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
-            unscored = self._lacking([self.place[cell] for cell in piece.cells], chosen)
-            cells_left = tuple(
-                cell
-                for cell, left in zip(piece.cells, unscored, strict=True)
-                if left.any() and cell not in self.failed
-            )
-            if not cells_left:
-                continue
-            piece = dataclasses.replace(piece, cells=cells_left)
-            records, seconds = engine.run(piece)
-            if engine.budget != self._budget:
-                self._budget = engine.budget
-                if self._store:
-                    self._store.note("budget", self._budget)
-            lost, records = self._without_failed(piece.cells, records)
-            rows = [self.place[cell] for cell in piece.cells if cell not in lost]
-            if 0 in rows:  # cells in which nothing is done are the unsteered model
-                zeros = [self.place[cell] for cell in self.grid.cells if cell.is_zero]
-                unsteered = records[[rows.index(0)] * len(zeros)]
-                rows, records = [*rows, *zeros], np.concatenate([records, unsteered])
-            self._keep(rows, chosen, self._wide(records), seconds)
-            for cell in lost:
-                self.failed[cell] = NAN
-                if self._store:
-                    self._store.fail(self.place[cell], NAN)
+            self._store.note(PLANNED, self._planned + planned)
+        self._planned += planned
+        done = self._scored_here(parts) if self.runner is None else self._scored_there(parts)
+        left = sum(len(part.left) for part in parts)
+        with closing(done), closing(track(done, what, total=left)) as tracked:
+            for part, piece, finished in tracked:
+                if finished.budget < self._budget:
+                    self._budget = finished.budget
+                    if self._store:
+                        self._store.note("budget", self._budget)
+                lost, records = self._without_failed(piece.cells, finished.records)
+                rows = [self.place[cell] for cell in piece.cells if cell not in lost]
+                if 0 in rows:  # cells in which nothing is done are the unsteered model
+                    zeros = [self.place[cell] for cell in self.grid.cells if cell.is_zero]
+                    unsteered = records[[rows.index(0)] * len(zeros)]
+                    rows, records = [*rows, *zeros], np.concatenate([records, unsteered])
+                chosen = [part.items[n] for n in part.engine.groups[piece.group]]
+                self._keep(rows, chosen, self._wide(records), finished.seconds)
+                for cell in lost:
+                    self.failed[cell] = NAN
+                    if self._store:
+                        self._store.fail(self.place[cell], NAN)
+
+    def _scored_here(self, parts: Sequence["_Part"]) -> _Done:
+        for part in parts:
+            part.engine.budget = min(part.engine.budget, self._budget)
+            for piece in part.left:
+                live = tuple(cell for cell in piece.cells if cell not in self.failed)
+                if not live:
+                    continue
+                piece = dataclasses.replace(piece, cells=live)
+                records, seconds = part.engine.run(piece)
+                yield part, piece, Finished(records, seconds, part.engine.budget)
+            part.engine.forget()
+
+    def _scored_there(self, parts: Sequence["_Part"]) -> _Done:
+        assert self.runner is not None
+        calls: dict[Any, tuple[_Part, Piece]] = {}
+        cut: list[list[Score]] = []
+        for part in parts:
+            rows = tuple(self.place[cell] for cell in part.cells)
+            asked = Round(tuple(part.items), rows, part.engine.budget)
+            for shard in sharded(part.engine, part.left, self.runner.workers):
+                cut.append([])
+                for piece in shard:
+                    cells = tuple(self.place[cell] for cell in piece.cells)
+                    call = Score(asked, piece.group, part.engine.groups[piece.group], cells)
+                    calls[call] = part, piece
+                    cut[-1].append(call)
+        with closing(self.runner.map(self.lens, self.known, cut)) as done:
+            for made, scored in done:
+                yield *calls[made], scored
+
+    def gradients(self, calls: Sequence[Gradient]) -> Generator[tuple[Gradient, Any], None, None]:
+        """The gradients of some batches, as they are there."""
+        if self.runner is None or not calls:
+            for call in calls:
+                yield call, gradient(self.lens, self.prepared, call)
+            return
+        with closing(self.runner.map(self.lens, self.known, [[call] for call in calls])) as given:
+            yield from given  # type: ignore[misc]
+
+    @cached_property
+    def known(self) -> Known:
+        """What workers are told of the run."""
+        rows = tuple(map(cell_row, self.cells))
+        return Known(bare(self.prepared), rows, _directions(self.cells))
 
     def scored_items(self, cell: Cell) -> list[int]:
         """The items a cell was scored on."""
@@ -217,7 +287,7 @@ class Run:
             "centred": source.centred,
             "dtype": source.dtype,
             "template": source.template,
-            "device": str(self.lens.model.cfg.device),
+            "device": self._device,
             "installed": hooks.installed(self.lens),
             "task": task.name,
             "task_kind": type(task).__name__,
@@ -229,21 +299,20 @@ class Run:
             **settings,
             "rolelens": source.version,
             "verifier": _verifier(self.prepared),
-            "threads": torch.get_num_threads(),
+            "threads": self.runner.threads if self.runner else torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
-        directions = {
-            direction.sha: direction.vector.detach().float().cpu().numpy()
-            for cell in self.cells
-            for direction in cell.steering.directions
-        }
-        cells = [(*cell.label.values(), json.dumps(cell.steering.to_dict())) for cell in self.cells]
+        cells = list(map(cell_row, self.cells))
         items = [
             (item.id, item.domain, _correct(item), json.dumps(dataclasses.asdict(item)))
             for item in task
         ]
         return Content(
-            json.loads(json.dumps(provenance)), cells, items, self.prepared.columns, directions
+            json.loads(json.dumps(provenance)),
+            cells,
+            items,
+            self.prepared.columns,
+            _directions(self.cells),
         )
 
 
@@ -251,6 +320,37 @@ def budget_of(lens: Lens, prepared: Prepared) -> int:
     """Tokens of one batch of a task."""
     longest = max(map(len, prepared.tokens.ids)) if isinstance(prepared, Tokenised) else 512
     return forward.token_budget(lens.model, longest)
+
+
+class _Part:
+    """Cells on items, cut into pieces.
+
+    Attributes:
+        cells: which.
+        items: which.
+        engine: what cut them, and scores them where no workers do.
+        pieces: all of them.
+        left: what is not scored yet.
+    """
+
+    def __init__(self, run: Run, cells: Sequence[Cell], items: Sequence[int]) -> None:
+        self.cells, self.items = cells, items
+        self.engine: Engine[Any] = engine_for(
+            run.lens, run.prepared.take(items), run._budget, cells
+        )
+        self.pieces = self.engine.plan(cells)
+        self.left = []
+        for piece in self.pieces:
+            chosen = [items[n] for n in self.engine.groups[piece.group]]
+            # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
+            unscored = run._lacking([run.place[cell] for cell in piece.cells], chosen)
+            cells = [
+                cell
+                for cell, lacks in zip(piece.cells, unscored, strict=True)
+                if lacks.any() and cell not in run.failed
+            ]
+            if cells:
+                self.left.append(dataclasses.replace(piece, cells=tuple(cells)))
 
 
 def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:
@@ -266,6 +366,15 @@ def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:
             if isinstance(prepared, Passages | Pairs):
                 check_on_text(steering)
             forward.check_effect(lens.model, steering, prepared.tokens, unread=unread)
+
+
+def _directions(cells: Sequence[Cell]) -> dict[str, npt.NDArray[np.float32]]:
+    """The vectors of cells, by their hashes."""
+    return {
+        direction.sha: direction.vector.detach().float().cpu().numpy()
+        for cell in cells
+        for direction in cell.steering.directions
+    }
 
 
 def _verifier(prepared: Prepared) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from rolelens.errors import InputError
 from rolelens.forward import Selection
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import Cell
+from rolelens.sweeps.runners import Gradient, gradient
 from rolelens.tasks import Choices, Passages, Prepared, Records, Scored, metric_name
 from rolelens.tasks.scores import option_margins, true_options
 
@@ -22,52 +24,104 @@ from rolelens.tasks.scores import option_margins, true_options
 def screen(
     lens: Lens, prepared: Prepared, baseline: Records, cells: Sequence[Cell], by: str
 ) -> Float[Tensor, "cell item"]:
-    """Predict what every cell does to a measure of every item.
+    """What every cell does to a measure of every item, see :class:`Screening`."""
+    every = range(len(prepared.task))
+    budget = forward.token_budget(lens.model, lens.n_ctx)
+    screening = Screening(prepared, every, baseline, cells, by, budget)
+    for call in screening.calls:
+        screening.add(call, gradient(lens, prepared, call))
+    return screening.predicted()
+
+
+class Screening:
+    """What every cell does to a measure of every item, predicted.
 
     The prediction is Σ alpha dᵀ Σ_t ∂measure/∂x_t over the layers and tokens of each cell: one
     forward and one backward pass an item, however many cells there are.
 
-    Args:
-        lens: the model.
-        prepared: the task.
-        baseline: what was scored of the unsteered model.
-        cells: what is predicted.
-        by: the measure; of ``"accuracy"`` the margin is predicted.
-
-    Returns:
-        The predicted change.
+    Attributes:
+        calls: the batches whose gradients are wanted; what is added up does not depend on who
+            gives them, or when.
     """
-    assert isinstance(prepared, Choices | Passages)
-    rows, weights, owners = contrasts(prepared, baseline, by)
-    steps = [operation for cell in cells for operation in cell.steering.operations]
-    layers = sorted({layer for step in steps for layer, _ in step.points})
-    selections: list[Selection] = list(dict.fromkeys(step.tokens for step in steps))
-    shape = (len(prepared.task), len(selections), len(layers), lens.d_model)
-    summed = torch.zeros(shape)
-    batches = forward.gradients(
-        lens.model,
-        prepared.tokens.take(rows),
-        layers,
-        selections,
-        vocab=prepared.vocab,
-        weights=weights,
-    )
-    for batch, gradient in batches:
-        summed.index_add_(0, owners[batch], gradient)
-    predicted = torch.zeros(len(cells), len(prepared.task))
-    acting: dict[tuple[int, int], tuple[list[int], list[Tensor]]] = {}
-    for n, cell in enumerate(cells):
-        for operation in cell.steering.operations:
-            for layer, _ in operation.points:
-                place = selections.index(operation.tokens), layers.index(layer)
-                index, vectors = acting.setdefault(place, ([], []))
-                index.append(n)
-                vectors.append(operation.vector.float())
-    for (selection, at), (index, vectors) in acting.items():
-        gradient = summed[:, selection, at]
-        change = einsum(torch.stack(vectors), gradient, "cell d, item d -> cell item")
-        predicted.index_add_(0, torch.tensor(index), change)
-    return predicted
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        items: Sequence[int],
+        baseline: Records,
+        cells: Sequence[Cell],
+        by: str,
+        budget: int,
+    ) -> None:
+        """Say what is predicted.
+
+        Args:
+            prepared: the task.
+            items: which items of it.
+            baseline: what was scored of the unsteered model on them.
+            cells: the cells.
+            by: the measure; of ``"accuracy"`` the margin is predicted.
+            budget: tokens of one batch, at most.
+        """
+        assert isinstance(prepared, Choices | Passages)
+        part = prepared.take(items)
+        rows, weights, owners = contrasts(part, baseline, by)
+        steps = [operation for cell in cells for operation in cell.steering.operations]
+        self._cells, self._n_items = cells, len(items)
+        self._layers = tuple(sorted({layer for step in steps for layer, _ in step.points}))
+        self._selections: tuple[Selection, ...] = tuple(dict.fromkeys(s.tokens for s in steps))
+        of_task = prepared.rows(items)
+        batches = [batch.rows for batch in forward.batches(part.tokens.take(rows), budget)]
+        self.calls = [
+            Gradient(
+                tuple(of_task[rows[row]] for row in batch.tolist()),
+                weights[batch].numpy(),
+                self._layers,
+                self._selections,
+            )
+            for batch in batches
+        ]
+        self._owners = [owners[batch] for batch in batches]
+        self._given: dict[Gradient, Tensor] = {}
+        self._added = 0
+        self._summed = torch.empty(0)
+
+    def add(self, call: Gradient, given: npt.NDArray[np.float32]) -> None:
+        """Take the gradients of a batch; they are added up in the order of the batches."""
+        self._given[call] = torch.from_numpy(given.copy())  # Ray gives what may not be written
+        while self._added < len(self.calls) and self.calls[self._added] in self._given:
+            gradients = self._given.pop(self.calls[self._added])
+            if not self._added:
+                self._summed = torch.zeros(self._n_items, *gradients.shape[1:])
+            self._summed.index_add_(0, self._owners[self._added], gradients)
+            self._added += 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all batches are there."""
+        return self._added == len(self.calls)
+
+    def predicted(self) -> Float[Tensor, "cell item"]:
+        """The predicted change, once all batches are there."""
+        predicted = torch.zeros(len(self._cells), self._n_items)
+        if not self.calls:
+            return predicted
+        acting: dict[tuple[int, int], tuple[list[int], list[Tensor]]] = {}
+        for n, cell in enumerate(self._cells):
+            for operation in cell.steering.operations:
+                for layer, _ in operation.points:
+                    place = (
+                        self._selections.index(operation.tokens),
+                        self._layers.index(layer),
+                    )
+                    index, vectors = acting.setdefault(place, ([], []))
+                    index.append(n)
+                    vectors.append(operation.vector.float())
+        for (selection, at), (index, vectors) in acting.items():
+            gradient = self._summed[:, selection, at]
+            change = einsum(torch.stack(vectors), gradient, "cell d, item d -> cell item")
+            predicted.index_add_(0, torch.tensor(index), change)
+        return predicted
 
 
 def check_predictable(prepared: Prepared, cells: Sequence[Cell]) -> None:

@@ -1,0 +1,221 @@
+"""Workers that each load the model once, and the loop that keeps them busy."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from rolelens import hooks
+from rolelens.errors import InputError
+from rolelens.lens import Lens
+from rolelens.sweeps.runners.work import Call, Known, Model, Outcome, facts
+
+R = TypeVar("R", bound="Runner")
+AHEAD = 2
+"""Calls that a worker has at once, so that it need not wait for the next."""
+ATTEMPTS = 5
+"""How often in a row a worker may end without having finished anything."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a worker.
+
+    Attributes:
+        kind: it has loaded the model; it has answered; it ended, and is started again.
+        worker: which.
+        number: of the call that was answered.
+        outcome: of loading, or of the call.
+    """
+
+    kind: Literal["ready", "answered", "ended"]
+    worker: int
+    number: int = -1
+    outcome: Outcome | None = None
+
+
+class Runner(ABC):
+    """Workers in other processes, on this machine or on others.
+
+    As a context, ``with runner:``, the workers are kept from call to call and end with it; else
+    they end with the call.
+
+    Attributes:
+        threads: of torch, in each worker.
+    """
+
+    threads: int
+
+    def __init__(self) -> None:
+        self._kept = False
+        self._model: Model | None = None
+        self._known: Known | None = None
+        self._ready: set[int] = set()
+        self._numbers = itertools.count()
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """How many workers there are."""
+
+    @abstractmethod
+    def start(self, model: Model) -> None:
+        """Let all workers load the model."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all workers."""
+
+    @abstractmethod
+    def share(self, known: Known) -> None:
+        """Let calls from now on be about something else; no call is under way."""
+
+    @abstractmethod
+    def send(self, worker: int, number: int, call: Call) -> None:
+        """Ask a worker that is ready for something, by a number that no other call has."""
+
+    @abstractmethod
+    def next(self) -> Event:
+        """Wait for a worker.
+
+        Raises:
+            InputError: one ended too often.
+        """
+
+    def device(self, lens: Lens) -> str:
+        """Where workers run the model."""
+        return str(lens.model.cfg.device)
+
+    def arguments(self, lens: Lens) -> Mapping[str, Any]:
+        """How workers load the model.
+
+        Raises:
+            InputError: they cannot, or it is steered, which they would not be.
+        """
+        if lens.loaded is None:
+            raise InputError(
+                f"{lens.name} was given in memory, and workers load the model themselves; save it "
+                "to a folder and load that with rl.load(folder), or take runner='local'."
+            )
+        installed = hooks.installed(lens)
+        if installed:
+            raise InputError(
+                f"the model is steered ({'; '.join(installed)}), and those of workers are not; "
+                "leave lens.steered, or take runner='local'."
+            )
+        if lens.loaded["device_map"] is not None:
+            return lens.loaded
+        return {**lens.loaded, "device": self.device(lens).split(":")[0]}
+
+    def open(self, lens: Lens) -> None:
+        """Have workers with a model, those that are there if they have it.
+
+        Raises:
+            InputError: as for :meth:`arguments`.
+        """
+        model = Model(self.arguments(lens), facts(lens), self.threads)
+        if self._model == model:
+            return
+        self.close()
+        self._model = model
+        self.start(model)
+
+    def close(self) -> None:
+        """End all workers; the next call starts others."""
+        self._model = self._known = None
+        self._ready.clear()
+        self.stop()
+
+    def map(
+        self, lens: Lens, known: Known, shards: Sequence[Sequence[Call]]
+    ) -> Generator[tuple[Call, Any], None, None]:
+        """Have calls done, those of a shard by one worker as long as it lives.
+
+        Args:
+            lens: the model.
+            known: what the calls are about.
+            shards: the calls.
+
+        Yields:
+            A call and what it gave, as they are finished. Each is finished once: what a worker had
+            not told when it ended is done by another.
+
+        Raises:
+            InputError: a worker refuses a call, cannot load the model, or ended too often.
+        """
+        if not any(shards):
+            return
+        self.open(lens)
+        waiting = deque(deque(shard) for shard in shards)
+        mine: dict[int, deque[Call]] = {}
+        flying: dict[int, dict[int, Call]] = {}
+        try:
+            if self._known is not known:
+                self.share(known)
+                self._known = known
+            left = sum(map(len, waiting))
+            for worker in self._ready:
+                self._feed(worker, waiting, mine, flying)
+            while left:
+                event = self.next()
+                worker = event.worker
+                if event.kind == "ended":
+                    self._ready.discard(worker)
+                    undone = deque([*flying.pop(worker, {}).values(), *mine.pop(worker, ())])
+                    if undone:
+                        waiting.appendleft(undone)
+                    for other in self._ready:
+                        self._feed(other, waiting, mine, flying)
+                    continue
+                assert event.outcome is not None
+                value = event.outcome.checked()
+                if event.kind == "ready":
+                    self._ready.add(worker)
+                    self._feed(worker, waiting, mine, flying)
+                    continue
+                call = flying[worker].pop(event.number)
+                left -= 1
+                self._feed(worker, waiting, mine, flying)
+                yield call, value
+        except BaseException:
+            self.close()  # nobody waits for what is under way
+            raise
+
+    def _feed(
+        self,
+        worker: int,
+        waiting: deque[deque[Call]],
+        mine: dict[int, deque[Call]],
+        flying: dict[int, dict[int, Call]],
+    ) -> None:
+        """Give a worker calls of its shard, or of the next."""
+        under_way = flying.setdefault(worker, {})
+        while len(under_way) < AHEAD:
+            if not mine.get(worker):
+                if not waiting:
+                    return
+                mine[worker] = waiting.popleft()
+            number = next(self._numbers)
+            under_way[number] = mine[worker].popleft()
+            self.send(worker, number, under_way[number])
+
+    def __enter__(self: R) -> R:
+        self._kept = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._kept = False
+        self.close()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the workers outlive a call."""
+        return self._kept
