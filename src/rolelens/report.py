@@ -74,7 +74,7 @@ class Report:
                 plotly_js=Markup(get_plotlyjs()),
             )
         )
-        return write_whole(Path(path), page)
+        return write_whole(Path(path), page.replace("\x00", "\ufffd"))  # HTML has no NUL
 
 
 def _plain(content: Any, name: str = "") -> Any:
