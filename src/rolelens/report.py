@@ -97,7 +97,7 @@ class Report:
                 script=Markup(shipped("rolelens.js")),
             )
         )
-        return write_whole(Path(path), page)
+        return write_whole(Path(path), page.replace("\x00", "\ufffd"))  # HTML has no NUL
 
 
 def _cell(value: object) -> str:
