@@ -20,7 +20,12 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SKETCHES = ("features.md", "side-effects.md", "references.md")
+"""Pages whose blocks need files of others, or minutes of training; what they call is tested."""
+RUN = [
+    ROOT / "README.md",
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in SKETCHES),
+]
 PEERS = ("steering_vectors", "nnsight")
 """Other libraries that a block may import; without them it is passed over."""
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n```python\n.*?```\n", re.S)

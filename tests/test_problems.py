@@ -85,8 +85,9 @@ def test_folders_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"question": "é"}'.encode("latin-1"))
     with pytest.raises(rl.InputError, match="is not UTF-8"):
         rl.load_task(tmp_path / "latin.jsonl")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(rl.InputError, match="has 0 files test"):
-        rl.load_task(tmp_path)
+        rl.load_task(tmp_path / "empty")
     (tmp_path / "one.jsonl").write_text('{"question": "1+1?", "answer": 2}')
     with pytest.raises(rl.InputError, match="pass a folder with a training file"):
         rl.load_task(tmp_path / "one.jsonl", shots=1)

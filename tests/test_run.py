@@ -211,8 +211,8 @@ def test_a_search_goes_on_though_the_screen_came_out_otherwise(
     with Store.open(file, read_store(file)[0]) as opened:
         opened.predict(key, -opened.predictions(key))
     resumed = rl.search(llama, vectors, EIGHT, store=file, **many)
-    plain = halving.screen
-    monkeypatch.setattr(halving, "screen", lambda *arguments: -plain(*arguments))
+    plain = halving.Screening.predicted
+    monkeypatch.setattr(halving.Screening, "predicted", lambda self: -plain(self))
     fresh = rl.search(llama, vectors, EIGHT, **many)
     assert not resumed.table().query("items > 0")["margin"].isna().any()
     assert resumed.table()["items"].sum() > fresh.table()["items"].sum()

@@ -136,7 +136,7 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     page = path.read_text()
     assert html.escape(rl.load_study(tmp_path / "out" / "tables").headline) in page
     assert page.index('class="headline"') < page.index("<h2")
-    assert page.index("math expert: helps") < page.index("What the unsteered model can do")
+    assert page.index("math expert: helps") < page.rindex("What the unsteered model can do")
     headings = ("Table 3", "Table 4", "Table 5", "role as a prompt")
     for heading in (*headings, "How often each letter is given", "split-half cosine"):
         assert heading in page

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rolelens.errors import InputError
-from rolelens.forward.models import HookedModel, is_bridge
+from rolelens.forward.models import Hook, HookedModel, hooked, is_bridge
 
 ENDS = ("hook_in", "hook_out")
 OPAQUE = ("PositionEmbeddingsAttentionBridge", "AttentionBridge", "MLPBridge", "GatedMLPBridge")
@@ -50,6 +50,7 @@ class _Part:
 
 _parts: WeakKeyDictionary[HookedModel, list[_Part]] = WeakKeyDictionary()
 _switched_off: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
+_unfused: WeakKeyDictionary[HookedModel, bool] = WeakKeyDictionary()
 _attention: WeakKeyDictionary[HookedModel, str] = WeakKeyDictionary()
 
 
@@ -88,10 +89,10 @@ def native(
                 run = part.original
                 if whole:
                     run = partial(checkpoint, part.original, use_reentrant=False)
-                hooked = any(map(_hooked, part.ends))
+                at_ends = any(map(_hooked, part.ends))
                 replaced.append(part.component)
-                part.component.__dict__["forward"] = _Between(run, part.ends) if hooked else run
-            if fused and attention == model.cfg.n_layers - start:
+                part.component.__dict__["forward"] = _Between(run, part.ends) if at_ends else run
+            if fused and not _unfused.get(model) and attention == model.cfg.n_layers - start:
                 restored.enter_context(_fused_attention(model))
             yield
         finally:
@@ -109,28 +110,70 @@ def put_back(components: Iterable[Any]) -> None:
 
 
 def try_native(model: HookedModel) -> None:
-    """Find out, once and before anything steers it, if this gives the bridge's own logits."""
+    """Find out, once and before anything steers it, if blocks give what the bridge's own give.
+
+    Each block is tried by itself on what enters it, as rounding grows from block to block, in
+    bfloat16 to any size.
+    """
     if not is_bridge(model) or model in _switched_off:
         return
-    ids = torch.arange(24).reshape(2, 12) % model.cfg.d_vocab
-    ids = ids.to(model.cfg.device)
-    with torch.no_grad():
-        expected = model(ids, return_type="logits", use_cache=False).float()
-        _switched_off[model] = False
-        try:
-            with native(model):
-                found = model(ids, return_type="logits", use_cache=False).float()
-        except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
-            _switched_off[model] = True  # an architecture that is built otherwise
-            return
-    tolerance = 1e-4 if model.unembed.W_U.dtype in (torch.float32, torch.float64) else 0.1
-    scale = expected.abs().max().clamp(min=1)
-    _switched_off[model] = bool((found - expected).abs().max() > tolerance * scale)
-    if _switched_off[model] and _attention.get(model, "eager") != "eager":
+    entering: dict[int, Tensor] = {}
+    leaving: dict[int, Tensor] = {}
+    blocks = range(model.cfg.n_layers)
+    _run(
+        model, [(_entry(n), partial(_kept, entering, n)) for n in blocks] + _exits(leaving, blocks)
+    )
+    _switched_off[model] = _unfused[model] = False
+    _switched_off[model] = not _agrees(model, entering, leaving, fused=False)
+    _unfused[model] = _switched_off[model] or not _agrees(model, entering, leaving, fused=True)
+    if _unfused[model] and _attention.get(model, "eager") != "eager":
         raise InputError(
-            f"attn_implementation is {_attention[model]!r}, with which {model.cfg.model_name!r} "
-            "gives other logits than with 'eager'; use that, or nothing."
+            f"attn_implementation is {_attention[model]!r}, with which blocks of "
+            f"{model.cfg.model_name!r} give something else than with 'eager'; use that, or nothing."
         )
+
+
+def _agrees(
+    model: HookedModel, entering: dict[int, Tensor], leaving: dict[int, Tensor], *, fused: bool
+) -> bool:
+    """Whether each block gives what it gave, to within rounding."""
+    found: dict[int, Tensor] = {}
+    put = [(_entry(n), partial(_put, x)) for n, x in entering.items()]
+    try:
+        _run(model, put + _exits(found, leaving), fused)
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+        return False  # an architecture that is built otherwise
+    for n, expected in leaving.items():
+        tolerance = max(1e-4, 8 * torch.finfo(expected.dtype).eps)
+        scale = expected.float().abs().max().clamp(min=1)
+        if (found[n].float() - expected.float()).abs().max() > tolerance * scale:
+            return False
+    return True
+
+
+def _run(model: HookedModel, hooks: list[Hook], fused: bool | None = None) -> None:
+    """Run some tokens, by the bridge itself or as transformers does."""
+    ids = torch.arange(24).reshape(2, 12) % model.cfg.d_vocab
+    with torch.no_grad(), hooked(model, hooks), ExitStack() as entered:
+        if fused is not None:
+            entered.enter_context(native(model, fused=fused))
+        model(ids.to(model.cfg.device), return_type="logits", use_cache=False)
+
+
+def _entry(layer: int) -> str:
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def _exits(into: dict[int, Tensor], blocks: Iterable[int]) -> list[Hook]:
+    return [(f"blocks.{n}.hook_resid_post", partial(_kept, into, n)) for n in blocks]
+
+
+def _kept(into: dict[int, Tensor], layer: int, x: Tensor, hook: Any = None) -> None:
+    into[layer] = x.clone()
+
+
+def _put(kept: Tensor, x: Tensor, hook: Any = None) -> Tensor:
+    return kept
 
 
 class _Between:

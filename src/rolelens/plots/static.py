@@ -15,6 +15,7 @@ import plotly.io
 from plotly.colors import sample_colorscale
 
 from rolelens.plots.marks import (
+from rolelens.plots.style import COLOURS
     DASHED,
     EMPTY,
     GREY,
@@ -224,7 +225,8 @@ class _Drawing:
             told = " ".join(filter(None, (str(trace.name or ""), str(texts[n]))))
             told = f"{told}: {short(a)}, {short(b)}".lstrip(": ")
             if "markers" in mode:
-                yield mark(trace.marker, colour or trace.line.color, px, py, told, a)
+                drawn_in = colour or trace.line.color or COLOURS[0]
+                yield mark(trace.marker, drawn_in, px, py, told, a)
             if "text" in mode:
                 place = places if isinstance(places, str) else places[n]
                 yield beside(px, py, str(texts[n]), str(place))
