@@ -15,7 +15,6 @@ import plotly.io
 from plotly.colors import sample_colorscale
 
 from rolelens.plots.marks import (
-from rolelens.plots.style import COLOURS
     DASHED,
     EMPTY,
     GREY,
@@ -35,6 +34,7 @@ from rolelens.plots.style import COLOURS
     short,
     write,
 )
+from rolelens.plots.style import COLOURS
 
 DRAWN = ("scatter", "histogram", "heatmap")
 
