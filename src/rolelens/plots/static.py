@@ -34,7 +34,6 @@ from rolelens.plots.marks import (
     short,
     write,
 )
-from rolelens.plots.style import COLOURS
 
 DRAWN = ("scatter", "histogram", "heatmap")
 
@@ -225,7 +224,7 @@ class _Drawing:
             told = " ".join(filter(None, (str(trace.name or ""), str(texts[n]))))
             told = f"{told}: {short(a)}, {short(b)}".lstrip(": ")
             if "markers" in mode:
-                drawn_in = colour or trace.line.color or COLOURS[0]
+                drawn_in = colour or trace.line.color or GREY
                 yield mark(trace.marker, drawn_in, px, py, told, a)
             if "text" in mode:
                 place = places if isinstance(places, str) else places[n]
