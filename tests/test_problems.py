@@ -86,7 +86,7 @@ def test_folders_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(rl.InputError, match="is not UTF-8"):
         rl.load_task(tmp_path / "latin.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(rl.InputError, match="has 0 files test"):
+    with pytest.raises(rl.InputError, match="has no CSV, JSONL or JSON file"):
         rl.load_task(tmp_path / "empty")
     (tmp_path / "one.jsonl").write_text('{"question": "1+1?", "answer": 2}')
     with pytest.raises(rl.InputError, match="pass a folder with a training file"):
