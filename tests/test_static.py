@@ -131,3 +131,11 @@ def test_turns_of_a_conversation() -> None:
     assert len(ys) == 3
     rise = np.diff(sorted(ys, reverse=True))
     assert rise[1] == pytest.approx(2 * rise[0], abs=0.3)
+
+
+def test_texts_stand_where_they_are_told_or_above() -> None:
+    points = {"x": [0, 1], "y": [0, 1], "text": ["a", "b"], "mode": "markers+text"}
+    for places in (None, "middle left", np.array(["top center", "bottom center"])):
+        drawn = plots.svg(go.Figure(go.Scatter(**points, textposition=places)))
+        assert ">a</text>" in drawn
+        assert ">b</text>" in drawn

@@ -219,7 +219,7 @@ class _Drawing:
             for (_, py, a, _), up, down in widths:
                 yield rule(x.at(a - down), py, x.at(a + up), py, colour)
         texts = listed(trace.text) or [""] * len(points)
-        places = trace.textposition or "top center"
+        places = "top center" if trace.textposition is None else trace.textposition
         for n, (px, py, a, b) in enumerate(points):
             told = " ".join(filter(None, (str(trace.name or ""), str(texts[n]))))
             told = f"{told}: {short(a)}, {short(b)}".lstrip(": ")
