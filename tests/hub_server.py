@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -84,13 +83,3 @@ for name, revision in json.loads(sys.argv[1]):
     except rl.InputError as error:
         print(json.dumps({"refused": str(error)}))
 """
-
-
-def main() -> None:
-    """Serve a folder until the input ends."""
-    print(serve(Path(sys.argv[1])), flush=True)
-    sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()

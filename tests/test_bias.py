@@ -26,7 +26,7 @@ from rolelens.tasks import (
     stereotyped,
 )
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not on this machine")
 
 

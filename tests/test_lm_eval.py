@@ -14,7 +14,7 @@ from conftest import tiny_lens
 from foreign import foreign
 from rolelens import interop
 
-MMLU = Path("/work/shared/data/mmlu")
+MMLU = Path(__file__).parents[2] / "shared" / "data" / "mmlu"
 LETTERS = """\
 task: {name}
 dataset_path: csv

@@ -162,19 +162,18 @@ def sweep(
         items = load_items(task, shots, domain)
         scoring = runner_of(runner, workers, threads, address, gpus)
         lens = load_model(model, dtype, device)
+        prepared = tasks.prepare(lens, items, method, **task_options(max_new_tokens))
         asked: dict[str, Any] = {
             **grid(layers, positions, alphas),
             "tokens": checked_tokens(tokens),
-            "method": method,
             "change": change,
-            **task_options(max_new_tokens),
         }
-        taking = partial(run_estimate, lens, chosen, items, **asked)
+        taking = partial(run_estimate, lens, chosen, prepared, **asked)
         if dry_run:
             tell_estimate(as_json, taking())
             return
         with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
-            result = run_sweep(lens, chosen, items, **asked, store=store, runner=scoring)
+            result = run_sweep(lens, chosen, prepared, **asked, store=store, runner=scoring)
         table = result.table()
         measures = result.baseline.measures
         if out is not None:
@@ -244,15 +243,15 @@ def search(
             "domains": domains,
             **grid(layers, positions, alphas),
             "tokens": checked_tokens(tokens),
-            "method": method,
         }
-        taking = partial(run_estimate, lens, chosen, items, **asked, searching=True)
+        prepared = tasks.prepare(lens, items, method)
+        taking = partial(run_estimate, lens, chosen, prepared, **asked, searching=True)
         if dry_run:
             tell_estimate(as_json, taking())
             return
         with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
             result = run_search(
-                lens, chosen, items, **asked, by=by, seed=seed, store=store, runner=scoring
+                lens, chosen, prepared, **asked, by=by, seed=seed, store=store, runner=scoring
             )
         table = result.table()
         if out is not None:

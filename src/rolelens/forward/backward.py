@@ -13,7 +13,7 @@ from torch import Tensor
 from rolelens.forward import memory, models
 from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, Hook, HookedModel
-from rolelens.forward.passes import Stop, probe, steered, until_stop
+from rolelens.forward.passes import Stop, one_row, probe, steered, until_stop
 from rolelens.forward.selection import Running, Selection, selected
 from rolelens.forward.streams import stacked
 from rolelens.forward.tokens import Batch, Tokens
@@ -52,7 +52,7 @@ def gradients(
     tokens = decided(model, tokens, selections)
     chosen = sorted(set(layers))
     kind = f"backward over {len(chosen)} layers"
-    memory.footprint(model, kind, partial(_one_row, model, chosen))
+    memory.footprint(model, kind, partial(_run_one_row, model, chosen))
     run = partial(_differentiated, model, chosen, selections, vocab, weights)
     for batch, summed in memory.batched(model, tokens, run, budget=budget, kind=kind):
         yield batch.rows, summed[:, :, [chosen.index(layer) for layer in layers]]
@@ -70,13 +70,13 @@ def _differentiated(
     entries: dict[int, Tensor] = {}
     final: list[Tensor] = []
     with (
-        _frozen(model),
+        frozen(model),
         steered(model, batch, (), _readers(model, layers, entries, final), checkpointed=True),
         torch.enable_grad(),
     ):
         with until_stop():
             models.run(model, batch.ids)
-        score = _score(model, batch, final[0], vocab, weights[batch.rows])
+        score = weighted_score(model, batch, final[0], vocab, weights[batch.rows])
         grads = torch.autograd.grad(score, [entries[layer] for layer in layers])
     columns = torch.arange(batch.ids.shape[1])
     now = Running(columns, batch.prompt_lengths, batch.n_post, gates=batch.gates)
@@ -93,15 +93,13 @@ def _differentiated(
     return stacked(summed, layers).transpose(1, 2).cpu()
 
 
-def _one_row(model: HookedModel, layers: Sequence[int], width: int) -> None:
+def _run_one_row(model: HookedModel, layers: Sequence[int], width: int) -> None:
     """Differentiate one row of some width."""
-    one = torch.tensor([0])
-    batch = Batch(one, torch.arange(width)[None] % model.cfg.d_vocab, one + width, one + width, 0)
-    _differentiated(model, layers, ("all",), [0], torch.ones(1, 1), batch)
+    _differentiated(model, layers, ("all",), [0], torch.ones(1, 1), one_row(model, width))
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """Let nothing be kept for gradients of weights, which nobody asks for."""
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in learning:
@@ -122,7 +120,7 @@ def _readers(
         for layer in layers
     ]
     end = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    return [*readers, (end, partial(_left, final))]
+    return [*readers, (end, partial(leave, final))]
 
 
 def _entered(entries: dict[int, Tensor], layer: int, lowest: int, x: Tensor, hook: Any) -> Tensor:
@@ -131,18 +129,20 @@ def _entered(entries: dict[int, Tensor], layer: int, lowest: int, x: Tensor, hoo
     return entries[layer]
 
 
-def _left(final: list[Tensor], x: Tensor, hook: Any) -> None:
+def leave(final: list[Tensor], x: Tensor, hook: Any) -> None:
+    """Keep what leaves the last block, and end the pass."""
     final.append(x)
     raise Stop
 
 
-def _score(
+def weighted_score(
     model: HookedModel,
     batch: Batch,
     final: Float[Tensor, "row position d_model"],
     vocab: Sequence[int] | None,
     weights: Float[Tensor, "row read"],
 ) -> Float[Tensor, ""]:
+    """The score of a batch: logits or log-probabilities of answers, weighted and summed."""
     rows = torch.arange(len(batch.rows))
     if vocab is not None:
         logits = models.unembed(model, final[rows, batch.prompt_lengths - 1], list(vocab))

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from rolelens.errors import InputError
 from rolelens.forward.models import HookedModel, is_bridge
-from rolelens.forward.passes import foreign_hooks, installed
+from rolelens.forward.passes import foreign_hooks, installed, one_row
 from rolelens.forward.points import point_states
-from rolelens.forward.tokens import Batch
 
 DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h")
 """Names of the last matrix of an MLP."""
@@ -49,10 +48,8 @@ def baked(model: HookedModel, vectors: Mapping[int, Float[Tensor, " d_model"]]) 
 
 def _left(model: HookedModel, block: int) -> Tensor:
     """What leaves a block on a few tokens."""
-    one = torch.tensor([0])
-    batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
     name = f"blocks.{block}.hook_resid_post"
-    return point_states(model, batch, [name])[name][0].float()
+    return point_states(model, one_row(model, 4), [name])[name][0].float()
 
 
 @contextmanager

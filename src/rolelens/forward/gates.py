@@ -42,9 +42,7 @@ def decided(model: HookedModel, tokens: Tokens, selections: Iterable[Selection])
         check_sources(condition.direction.source, tokens.source)
         if condition.direction.layer not in range(model.cfg.n_layers):
             raise unknown("layer", condition.direction.layer, range(model.cfg.n_layers))
-    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
-    place = {ids: n for n, ids in enumerate(dict.fromkeys(starts))}
-    prompts = Tokens(tuple(place), tuple(map(len, place)), tokens.n_post, tokens.source)
+    prompts, rows = tokens.distinct_prompts()
     met = {condition: torch.zeros(len(prompts), dtype=torch.bool) for condition in missing}
     read = partial(_ends, model, missing)
     for batch, ends in memory.batched(model, prompts, read):
@@ -56,7 +54,6 @@ def decided(model: HookedModel, tokens: Tokens, selections: Iterable[Selection])
                     f"activations that it is a condition on are {x.shape[-1]} wide."
                 )
             gate[batch.rows] = condition.holds(x.double() @ unit.double().cpu())
-    rows = [place[ids] for ids in starts]
     gates = {**tokens.gates, **{condition: gate[rows] for condition, gate in met.items()}}
     return dataclasses.replace(tokens, gates=gates)
 

@@ -57,13 +57,6 @@ class Part:
         return max(1, budget // heaviest)
 
 
-def distinct_prompts(tokens: Tokens) -> Tokens:
-    """Each prompt once, without answers, in the order in which they first stand."""
-    starts = [ids[:n] for ids, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
-    once = tuple(dict.fromkeys(starts))
-    return Tokens(once, tuple(map(len, once)), tokens.n_post, tokens.source)
-
-
 class Layout:
     """Prompts with their answers, cut into parts.
 
@@ -90,10 +83,8 @@ class Layout:
         gates: Mapping[Condition, Bool[Tensor, " prompt"]] | None = None,
     ) -> None:
         self.tokens, self.budget = tokens, budget
-        self.prompts = list(distinct_prompts(tokens).ids)
-        index = {prompt: n for n, prompt in enumerate(self.prompts)}
-        starts = [i[:n] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
-        self.owner = [index[prompt] for prompt in starts]
+        prompts, self.owner = tokens.distinct_prompts()
+        self.prompts = list(prompts.ids)
         self.lengths = torch.tensor([len(prompt) for prompt in self.prompts])
         self.answers = [i[n:] for i, n in zip(tokens.ids, tokens.prompt_lengths, strict=True)]
         self.answer_width = max(map(len, self.answers))

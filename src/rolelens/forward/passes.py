@@ -437,20 +437,26 @@ def probe(model: HookedModel) -> None:
         memory.footprint(model, "forward", partial(run_one_row, model))
 
 
+def one_row(model: HookedModel, width: int) -> Batch:
+    """A batch of one prompt of some width, of any tokens, to try a model on."""
+    length = torch.tensor([width])
+    ids = torch.arange(width)[None] % model.cfg.d_vocab
+    return Batch(torch.tensor([0]), ids, length, length, 0)
+
+
 def run_one_row(model: HookedModel, width: int) -> None:
     """Run one row with attention step by step, which takes the most memory."""
-    one = torch.tensor([0])
-    batch = Batch(one, torch.arange(width)[None] % model.cfg.d_vocab, one + width, one + width, 0)
+    batch = one_row(model, width)
     kept: list[Tensor] = []
-    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(finish, kept, one[None]))
+    read = torch.zeros(1, 1, dtype=torch.long)
+    reader = (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(finish, kept, read))
     with steered(model, batch, (), [reader], fused=False), until_stop():
         models.run(model, batch.ids)
 
 
 def _unembedding_agrees(model: HookedModel) -> bool:
     """Whether unembedding by hand gives the model's own logits, tried on four tokens."""
-    one = torch.tensor([0])
-    batch = Batch(one, torch.arange(4)[None], one + 4, one + 4, 0)
+    batch = one_row(model, 4)
     final = final_residual(model, batch, torch.arange(4)[None], ())[0]
     with steered(model, batch, (), ()):
         own = models.run(model, batch.ids)[0]

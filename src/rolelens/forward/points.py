@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rolelens.forward import memory, models
-from rolelens.forward.backward import _frozen, _left, _score
+from rolelens.forward.backward import frozen, leave, weighted_score
 from rolelens.forward.models import Hook, HookedModel
 from rolelens.forward.passes import Hooks, check_effect, probe, steered, until_stop
 from rolelens.forward.tokens import Batch, Tokens
@@ -104,13 +104,13 @@ def graph(
     begin = (f"blocks.{lowest}.hook_resid_pre", _begin)
     # Readers come last, so that those of what enters the lowest block see where the graph begins.
     with (
-        _frozen(model),
+        frozen(model),
         steered(model, batch, hooks, [begin, *readers, _end(model, final)], fused=False),
         torch.enable_grad(),
     ):
         with until_stop():
             models.run(model, batch.ids)
-        return seen, _score(model, batch, final[0], vocab, weights)
+        return seen, weighted_score(model, batch, final[0], vocab, weights)
 
 
 def _rows(batch: Batch) -> tuple[tuple[int, ...], ...]:
@@ -128,4 +128,4 @@ def _begin(x: Tensor, hook: Any = None) -> Tensor:
 
 
 def _end(model: HookedModel, final: list[Tensor]) -> Hook:
-    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(_left, final)
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(leave, final)

@@ -17,7 +17,7 @@ from torch import Tensor
 from rolelens.errors import InputError
 from rolelens.forward.edits import Edit
 from rolelens.forward.gates import decided
-from rolelens.forward.layout import Layout, Masks, Part, distinct_prompts, repeated
+from rolelens.forward.layout import Layout, Masks, Part, repeated
 from rolelens.forward.memory import token_budget
 from rolelens.forward.models import Everywhere, HookedModel
 from rolelens.forward.passes import token_logprobs, unembed
@@ -79,7 +79,7 @@ class Shared:
         self.layers = sorted(set(layers))
         self.selections = tuple(dict.fromkeys(selections))
         budget = budget or token_budget(model, max(map(len, tokens.ids)))
-        gates = decided(model, distinct_prompts(tokens), self.selections).gates
+        gates = decided(model, tokens.distinct_prompts()[0], self.selections).gates
         self.layout = Layout(tokens, self.selections, budget, gates)
         self.beginning: Pass | None = None
         prefix = self.layout.prefix

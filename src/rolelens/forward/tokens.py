@@ -47,6 +47,13 @@ class Tokens:
             gates={},
         )
 
+    def distinct_prompts(self) -> "tuple[Tokens, list[int]]":
+        """Each prompt once, without answers, as they first stand; and which is that of each row."""
+        starts = [ids[:n] for ids, n in zip(self.ids, self.prompt_lengths, strict=True)]
+        place = {ids: n for n, ids in enumerate(dict.fromkeys(starts))}
+        once = Tokens(tuple(place), tuple(map(len, place)), self.n_post, self.source)
+        return once, [place[ids] for ids in starts]
+
     def take(self, rows: Sequence[int]) -> "Tokens":
         """Some of the prompts."""
         return dataclasses.replace(
