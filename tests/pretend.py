@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 aten = torch.ops.aten
 INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
@@ -70,7 +70,7 @@ class _Making(TorchFunctionMode):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any], copies: list[str] | None) -> Any:
     """One operation, where all of its tensors are in one place."""
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = list(_tensors((*args, *kwargs.values())))
     far = [x for x in tensors if isinstance(x, Elsewhere)]
     wanted = kwargs.get("device")
     wanted = torch.device(wanted) if wanted is not None else None
@@ -86,20 +86,32 @@ def run(func: Any, args: Any, kwargs: dict[str, Any], copies: list[str] | None) 
     device = wanted if wanted is not None else (tensors[0] if moves else far[0]).device
     if "device" in kwargs:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    plain_args, plain_kwargs = tree_map(_held, (args, kwargs))
-    out = func(*plain_args, **plain_kwargs)
+    out = func(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
+    if near(device):
+        return out
     same = {id(x.held): x for x in far}
 
     def claimed(x: Any) -> Any:
-        if not isinstance(x, Tensor) or near(device):
-            return x
-        return same[id(x)] if id(x) in same else Elsewhere(x, device)
+        if isinstance(x, Tensor):
+            return same[id(x)] if id(x) in same else Elsewhere(x, device)
+        return type(x)(map(claimed, x)) if isinstance(x, (list, tuple)) else x
 
-    return tree_map(claimed, out)
+    return claimed(out)
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    """What an operation is given: tensors, numbers, and flat lists of these."""
+    for part in x:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            yield from _tensors(part)
 
 
 def _held(x: Any) -> Any:
-    return x.held if isinstance(x, Elsewhere) else x
+    if isinstance(x, Elsewhere):
+        return x.held
+    return type(x)(map(_held, x)) if isinstance(x, (list, tuple)) else x
 
 
 def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:

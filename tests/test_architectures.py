@@ -1,10 +1,12 @@
 """Architectures beyond the matrix of the other tests: each is right or refused."""
 
 import contextlib
+import copy
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import oracles
 import rolelens as rl
@@ -138,3 +140,57 @@ def test_other_caches_are_right_or_refused(architecture: str) -> None:
                     each = oracles.option_logprob(model, ids[:length], ids[length:])
                 torch.testing.assert_close(scores[n, option], each.sum(), atol=1e-3, rtol=1e-4)
                 row += 1
+
+
+@pytest.fixture
+def gemma3n(monkeypatch) -> tuple[rl.Lens, Any]:
+    """Gemma 3n without the towers that text never passes; its vision tower needs timm."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.supported_architectures import gemma3n as adapter
+    from transformers.models.gemma3n import modeling_gemma3n as modeling
+
+    class Towers:
+        @staticmethod
+        def from_config(config: Any) -> torch.nn.Module:
+            if isinstance(config, transformers.Gemma3nTextConfig):
+                return modeling.Gemma3nTextModel(config)
+            return torch.nn.Identity()
+
+    monkeypatch.setattr(adapter.Gemma3nArchitectureAdapter, "required_libraries", [])
+    monkeypatch.setattr(modeling, "AutoModel", Towers)
+    torch.manual_seed(0)
+    config = transformers.Gemma3nConfig(text_config=tiny.GEMMA_3N, audio_config={})
+    config.architectures = ["Gemma3nForConditionalGeneration"]
+    config._attn_implementation = "eager"
+    model = transformers.Gemma3nForConditionalGeneration(config).eval()
+    bridge = TransformerBridge.boot_transformers(
+        "tiny-Gemma3n", hf_model=copy.deepcopy(model), tokenizer=tiny.tokenizer(), device="cpu"
+    )
+    return rl.Lens(bridge), model
+
+
+def test_gemma_3n_is_steered_in_its_active_stream(gemma3n: tuple[rl.Lens, Any]) -> None:
+    lens, model = gemma3n
+    d = directions(lens)["a"].at(2, -1)
+
+    def add(_: Any, args: Any, kwargs: Any) -> Any:
+        stack = args[0].clone()
+        stack[model.config.text_config.altup_active_idx] += 3.0 * d.vector
+        return (stack, *args[1:]), kwargs
+
+    found = lens.generate(tiny.PROMPTS, hooks=rl.add(d, 3.0), max_new_tokens=10)
+    assert found != lens.generate(tiny.PROMPTS, max_new_tokens=10)
+    block = model.model.language_model.layers[2]
+    handle = block.register_forward_pre_hook(add, with_kwargs=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(handle.remove)
+        for prompt, text in zip(tiny.PROMPTS, found, strict=True):
+            ids = oracles.chat_ids(tiny.tokenizer(), prompt)
+            assert text == lens._text(oracles.greedy(model, ids, 10))
+
+
+def test_scores_of_gemma_3n_are_refused(gemma3n: tuple[rl.Lens, Any]) -> None:
+    """Its logits are those of the mean of its streams."""
+    lens, _ = gemma3n
+    with pytest.raises(rl.InputError, match="not a final norm, a matrix"):
+        rl.evaluate(lens, QUESTIONS)

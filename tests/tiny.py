@@ -132,6 +132,24 @@ FURTHER: dict[str, dict[str, Any]] = {
     },
 }
 """Architectures beyond the matrix: right, or refused."""
+GEMMA_3N = dict(
+    vocab_size=300,
+    vocab_size_per_layer_input=300,
+    hidden_size=32,
+    hidden_size_per_layer_input=8,
+    intermediate_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    sliding_window=8,
+    num_kv_shared_layers=2,
+    laurel_rank=4,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+    initializer_range=0.3,
+)
+"""The text part of Gemma 3n, which is no model alone in TransformerLens."""
 _CLASSES = {
     "Llama4": ("Llama4TextConfig", "Llama4ForCausalLM"),
     "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
