@@ -161,7 +161,8 @@ def test_the_papers_experiment_ends_in_a_report(tmp_path: Path) -> None:
     file = tmp_path / "out" / "vectors.safetensors"
     tables = {path: path.read_bytes() for path in (tmp_path / "out" / "tables").iterdir()}
     before = file.stat().st_mtime_ns
-    runs.paper(lens, tmp_path / "out", data=data, say=said.append, **options)
+    runs.paper(lens, tmp_path / "out", data=data, expected=600.0, say=said.append, **options)
+    assert "in 2 parts); 10 minutes were expected." in path.read_text()
     assert file.stat().st_mtime_ns == before
     assert {path: path.read_bytes() for path in tables} == tables
     other = r"out holds another run \(of another seed\); name another folder"

@@ -81,6 +81,10 @@ class Report:
             f"chat template {source.template}; rolelens {source.version}."
         )
 
+    def note(self, text: str) -> None:
+        """A line at the end, on how the page came to be."""
+        self._provenance.append(text)
+
     def save(self, path: str | Path) -> Path:
         """Write the page; returns its path."""
         page = (

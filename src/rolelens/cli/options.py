@@ -163,8 +163,8 @@ def plainly(silent: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def foretold(estimate: Callable[[float], Estimate], silent: bool) -> Iterator[None]:
-    """Say before a long run what it will take, and after it what it took.
+def foretold(estimate: Callable[[float], Estimate], silent: bool) -> Iterator[float | None]:
+    """Say before a long run what it will take, and after it what it took; gives the seconds.
 
     Args:
         estimate: estimates the run, from its speed measured for some seconds.
@@ -172,12 +172,12 @@ def foretold(estimate: Callable[[float], Estimate], silent: bool) -> Iterator[No
     """
     quick = None if silent else estimate(0.0)
     if quick is None or quick.operations < LONG:
-        yield
+        yield None
         return
     before = estimate(10.0)
     print(f"rolelens: {before}", file=sys.stderr, flush=True)
     start = time.monotonic()
-    yield
+    yield before.seconds
     took = duration(time.monotonic() - start)
     expected = duration(before.seconds or 0.0)
     print(f"rolelens: took {took}; estimated {expected}", file=sys.stderr, flush=True)

@@ -358,11 +358,13 @@ def paper(
         if dry_run:
             tell_estimate(False, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
+        quietly = silent or scoring is not None
+        with foretold(lambda seconds: taking(seconds=seconds), quietly) as expected:
             runs.paper(
                 lens,
                 out,
                 **asked,
                 runner=scoring,
+                expected=expected,
                 say=lambda line: None if silent else print(line, flush=True),
             )

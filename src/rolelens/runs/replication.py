@@ -19,6 +19,7 @@ from rolelens.progress import Say
 from rolelens.prompts import RolePrompts, digest, load_base, load_roles
 from rolelens.report import Report
 from rolelens.rows import parsed
+from rolelens.sweeps import duration
 from rolelens.sweeps.runners import Runner
 from rolelens.tasks import AnyTask, Method, load_task
 from rolelens.vectors import Direction, Directions
@@ -104,6 +105,7 @@ def paper(
     n_nulls: int = 1,
     seed: int = 0,
     runner: str | Runner | None = None,
+    expected: float | None = None,
     say: Say = print,
     **options: Any,
 ) -> Path:
@@ -125,6 +127,8 @@ def paper(
         n_nulls: nulls of each kind for one role of each domain.
         seed: of the halves, the nulls, the split and the search.
         runner: who scores cells, as for :func:`rolelens.study`; a run may go on with another.
+        expected: seconds that the run was estimated to take, which the report puts beside what it
+            took.
         say: takes what is told on the way.
         options: for :func:`rolelens.study`.
 
@@ -185,6 +189,8 @@ def paper(
         say(f"    {effect.verdict}")
     say(study.headline)
     report = _report(lens, study, readings, task, method, vectors.contrast)
+    before = "" if expected is None else f"; {duration(expected)} were expected"
+    report.note(f"The run took {clock}{before}.")
     path = report.save(out / "report.html").resolve()
     say(f"Done in {clock}. The report: {path}")
     return path
