@@ -109,7 +109,7 @@ SHORTER = {
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    for long, short in SHORTER[path.stem].items():
+    for long, short in SHORTER.get(path.stem, {}).items():
         cells = [cell for cell in notebook.cells if long in cell.source + "\n"]
         assert cells, long
         for cell in cells:
