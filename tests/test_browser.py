@@ -15,6 +15,7 @@ import rolelens as rl
 import tiny
 from rolelens.display import shipped
 from rolelens.report import Report
+from rolelens.vectors.geometry import pca
 
 QUESTIONS = [
     rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0, "colour"),
@@ -114,6 +115,53 @@ def test_tokens_are_told_lines_hidden_and_tables_sorted(report: Path, watched: W
     for order in (["-2.000", "0.100", "10.000"], ["10.000", "0.100", "-2.000"]):
         header.click()
         assert page.locator("td:nth-child(2)").all_inner_texts() == order
+    watched.check()
+
+
+LONG = ("a person who " * 30, "W" * 120, "研究者" * 40)
+
+
+def figures_named(name: str) -> list[go.Figure]:
+    """Figures in which a name stands in the title, in a legend, along axes and beside points."""
+    generator = torch.Generator().manual_seed(0)
+    names = (name, "b " + name, "c")
+    drawn = torch.randn(3, 4, 1, 8, generator=generator)
+    vectors = rl.Directions(drawn, names, (0, 1, 2, 3), (-1,), torch.ones(4, 1))
+    groups = [torch.randn(12, 4, 8, generator=generator) + n for n in (0.5, 0.0)]
+    projected = rl.projections(*groups, name=name)
+    columns = ("name", "rate", "low", "high", "nulls", "mismatched")
+    rates = pd.DataFrame([(n, 0.5, 0.4, 0.6, 0.1, 0.0) for n in names], columns=columns)
+    return [
+        rl.plots.projections(projected),
+        rl.plots.separation([rl.separation(projected)] * 2),
+        rl.plots.cosines(vectors, 2),
+        rl.plots.norms(vectors),
+        rl.plots.rates(rates),
+        rl.plots.pca(pca(vectors, 2)),
+        rl.plots.turns(["user", "assistant"], [1.0, 2.0], name),
+    ]
+
+
+def test_no_text_leaves_its_figure(watched: Watched, tmp_path: Path) -> None:
+    figures = [figure for name in (*LONG, "short") for figure in figures_named(name)]
+    page = tmp_path / "page.html"
+    drawings = "".join(f"<p>{rl.plots.svg(figure)}</p>" for figure in figures)
+    page.write_text(
+        f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">{drawings}',
+        encoding="utf-8",
+    )
+    watched.page.goto(page.as_uri())
+    outside = watched.page.evaluate(
+        """() => [...document.querySelectorAll("svg")].flatMap((svg, n) => {
+          const box = svg.getBoundingClientRect();
+          return [...svg.querySelectorAll("text")].filter((text) => {
+            const own = text.getBoundingClientRect();
+            return own.left < box.left - 1 || own.right > box.right + 1
+              || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+          }).map((text) => `figure ${n}: ${text.textContent}`);
+        })"""
+    )
+    assert outside == []
     watched.check()
 
 

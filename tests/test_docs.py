@@ -1,16 +1,20 @@
 """What the documents say in code runs, and what they name is there."""
 
 import dataclasses
+import json
 import linecache
 import re
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rolelens as rl
+import test_bias as bias
 import tiny
 from conftest import HAS_HOOKED, hooked_transformer
 
@@ -20,12 +24,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-SKETCHES = ("features.md", "side-effects.md", "references.md")
-"""Pages whose blocks need files of others, or minutes of training; what they call is tested."""
-RUN = [
-    ROOT / "README.md",
-    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in SKETCHES),
-]
+RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PEERS = ("steering_vectors", "nnsight")
 """Other libraries that a block may import; without them it is passed over."""
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n```python\n.*?```\n", re.S)
@@ -111,13 +110,64 @@ def prepared(namespace: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def with_roles(known: dict[str, Any]) -> None:
+    """Directions of three roles."""
+    known["roles"] = {name: known["roles"][name] for name in ("lawyer", "nurse", "doctor")}
+    known["vectors"] = rl.role_vectors(known["lens"], known["roles"], known["base"])
+    known["domains"] = dict.fromkeys(known["roles"], "math")
+
+
+def with_an_autoencoder(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An autoencoder in a folder as Gemma Scope's, questions; and a few steps of training."""
+    from rolelens import features
+
+    with_roles(known)
+    width, n_features = known["lens"].d_model, 64
+    shapes = {"W_enc": (width, n_features), "b_enc": n_features, "threshold": n_features}
+    shapes |= {"W_dec": (n_features, width), "b_dec": width}
+    folder = Path("layer_12/width_16k/average_l0_41")
+    folder.mkdir(parents=True)
+    drawn = np.random.default_rng(0)
+    weights = {name: drawn.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    np.savez(folder / "params.npz", **weights | {"threshold": abs(weights["threshold"])})
+    known["null"] = known["d"].random_like()
+    known["role_questions"] = [f"The role answers: {prompt}" for prompt in known["formal"]]
+    known["questions"] = known["casual"]
+    monkeypatch.setattr(features, "train_sae", partial(features.train_sae, steps=5))
+
+
+def with_sets_about_bias(known: dict[str, Any]) -> None:
+    """Files as those of BBQ and CrowS-Pairs are, and a text."""
+    with_roles(known)
+    folder = Path("path/to/bbq")
+    folder.mkdir()
+    (folder / "Age.jsonl").write_text("\n".join(map(json.dumps, bias.rows(24))))
+    rows = "\n".join(f"{n},He {n} sings a song.,She {n} sings a song.,stereo,gender" for n in "abc")
+    header = ",sent_more,sent_less,stereo_antistereo,bias_type"
+    Path("path/to/crows_pairs.csv").write_text(f"{header}\n{rows}\n")
+    known["held_out"] = "The river finds the sea in the end. " * 8
+
+
+def with_references(known: dict[str, Any]) -> None:
+    """Directions of three roles, and prompts."""
+    with_roles(known)
+    known["prompts"], known["legal"] = known["formal"], known["roles"]["lawyer"].prompts
+
+
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
-def test_what_a_document_says_runs(path: Path, namespace: dict[str, Any]) -> None:
+def test_what_a_document_says_runs(
+    path: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = namespace if path.name in ("README.md", "index.md") else prepared(namespace)
-    if path.name == "evidence.md":
-        known["roles"] = {name: known["roles"][name] for name in ("lawyer", "nurse", "doctor")}
-        known["vectors"] = rl.role_vectors(known["lens"], known["roles"], known["base"])
-        known["domains"] = dict.fromkeys(known["roles"], "math")
+    match path.name:
+        case "evidence.md":
+            with_roles(known)
+        case "features.md":
+            with_an_autoencoder(known, monkeypatch)
+        case "side-effects.md":
+            with_sets_about_bias(known)
+        case "references.md":
+            with_references(known)
     for number, block in enumerate(blocks(path, run=True), 1):
         if "HookedTransformer" in block:
             continue  # which not every TransformerLens has

@@ -85,6 +85,22 @@ def test_every_text_is_escaped_and_nothing_leaves_the_drawing() -> None:
         assert 0 <= float(part.get("y")) <= height + 1
 
 
+def test_a_label_that_does_not_fit_is_cut_and_told_whole() -> None:
+    name = "a person who " * 20
+    vectors = rl.Directions(torch.randn(2, 1, 1, 4), (name, "b"), (3,), (-1,), torch.ones(1, 1))
+    root = drawn(plots.cosines(vectors, 3))
+    cut = [t for t in tags(root, "text") if t.find(f"{NAMESPACE}title") is not None]
+    assert {t.find(f"{NAMESPACE}title").text for t in cut} == {name}
+    assert len(cut) == 2  # along both axes
+    for part in cut:
+        assert part.text.endswith("…")
+        assert name.startswith(part.text[:-1])
+        assert len(part.text) > 10
+    assert "b" in [t.text for t in tags(root, "text")]
+    cells = tags(root, "rect", **{"class": "rl-cell"})
+    assert min(float(cell.get("width")) for cell in cells) > 50  # and the drawing has its room
+
+
 def test_logarithmic_axes_and_named_points() -> None:
     table = pd.DataFrame({"prompts": [4, 8, 16], "low": [0.1, 0.2, 0.3], "high": [0.3, 0.4, 0.5],
                           "cosine": [0.2, 0.3, 0.4]})  # fmt: skip

@@ -79,7 +79,8 @@ def token_html(lines: Iterable[Line], scale: float, what: str) -> str:
         what: what the numbers are.
     """
     ends = "".join(
-        f'<i style="font-style:normal;background:{_shade(share, 1.0)};padding:0 .5em">'
+        f'<i style="font-style:normal;background:{_shade(share, 1.0)};padding:0 .5em;'
+        f'white-space:nowrap">'
         f"{share * scale:+.3g}</i>"
         for share in (-1.0, -0.5, 0.0, 0.5, 1.0)
     )

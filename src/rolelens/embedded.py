@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
 from filelock import FileLock
 
 from rolelens.errors import InputError
@@ -103,7 +102,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
-    return AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32), tokenizer
+    return AutoModelForCausalLM.from_pretrained(**where, dtype="float32"), tokenizer
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
-from rolelens import loading
+import rolelens
 from rolelens.errors import InputError
-from rolelens.lens import Lens
 
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 """The environment variable that holds each provider's key."""
@@ -91,7 +90,7 @@ def connect(
             raise InputError(f"url is {url!r}; it has to begin with http:// or https://.")
         provider, known_as = "openai", model
     if provider == "local" and known_as:
-        return Loaded(loading.load(known_as))
+        return Loaded(rolelens.load(known_as))
     if provider not in KEYS or not known_as:
         raise InputError(
             f"no language model {model!r}; write 'openai/NAME', 'anthropic/NAME' or 'local/MODEL', "
@@ -122,7 +121,7 @@ class Loaded:
         lens: the model.
     """
 
-    lens: Lens
+    lens: "rolelens.Lens"
 
     @property
     def name(self) -> str:

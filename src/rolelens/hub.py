@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rolelens.forward import is_out_of_memory
-
 
 def cached_models() -> dict[str, str]:
     """Hub models in the local cache, and where each is."""
@@ -39,6 +37,8 @@ def explanation(error: BaseException, name: str, revision: str | None, where: st
         GatedRepoError,
         RevisionNotFoundError,
     )
+
+    from rolelens.forward import is_out_of_memory
 
     for cause in _causes(error):
         if isinstance(cause, GatedRepoError):

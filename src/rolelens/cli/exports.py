@@ -1,17 +1,12 @@
 """The command that writes a steering for other programs."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rolelens import interop
-from rolelens.cli.options import Device, Dtype, Json, Quiet, load_model, plainly, tell
-from rolelens.errors import InputError, unknown, writing
-from rolelens.hooks import Steering
-from rolelens.lens import Lens
+from rolelens.cli.options import Device, Dtype, Json, Quiet, plainly, tell
+from rolelens.errors import InputError, unknown
 
 FORMATS = {
     "hf": "a folder with a checkpoint that plain transformers loads, the steering in its weights",
@@ -41,6 +36,9 @@ def export(
     silent: Quiet = False,
 ) -> None:
     """Write a steering in the format of another program, or say why that cannot hold it."""
+    from rolelens.cli.parts import load_model, write_steering, write_with_model
+    from rolelens.hooks import Steering
+
     with plainly(silent):
         if to not in FORMATS:
             raise unknown("format", to, FORMATS)
@@ -50,33 +48,9 @@ def export(
             raise InputError(f"{unused[0]} has no effect on the format {to!r}; leave it out.")
         loaded = Steering.load(steering)
         if to in OF_MODELS:
-            _with_model(to, load_model(model or "smollm2", dtype, device), loaded, out)
+            lens = load_model(model or "smollm2", dtype, device)
+            write_with_model(to, lens, loaded, out)
         else:
-            _WRITERS[to](loaded, out)
+            write_steering(to, loaded, out)
         content = {"path": str(out), "format": to, "steering": str(loaded)}
         tell(as_json, content, f"{loaded}\nwritten to {out}, {FORMATS[to]}")
-
-
-def _with_model(to: str, lens: Lens, steering: Steering, out: Path) -> None:
-    if to == "hf":
-        interop.bake(lens, steering, out)
-    else:
-        interop.write_steered(steering, out, lens)
-
-
-def _as_json(translate: Callable[[Steering], object]) -> Callable[[Steering, Path], object]:
-    def write(steering: Steering, out: Path) -> None:
-        content = json.dumps(translate(steering))
-        with writing(out):
-            out.write_text(content, encoding="utf-8")
-
-    return write
-
-
-_WRITERS: dict[str, Callable[[Steering, Path], object]] = {
-    "gguf": interop.write_control_vector,
-    "steering-vectors": interop.write_layer_activations,
-    "boot-vllm": _as_json(interop.to_boot_vllm),
-    "vllm-lens": _as_json(interop.to_vllm_lens),
-    "hub": interop.save_pretrained,
-}

@@ -1,29 +1,22 @@
-"""What commands have in common: options, and how results and errors are told."""
+"""What commands have in common: options, and how results and errors are told.
+
+Nothing here takes time to import, so that help is shown at once.
+"""
 
 import contextlib
-import dataclasses
 import json
 import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, TextIO
 
-import pandas as pd
 import typer
 
-from rolelens import forward, loading
 from rolelens.errors import InputError, writing
-from rolelens.forward import Named
-from rolelens.hooks import Steering, ablate, add
-from rolelens.lens import Lens
 from rolelens.progress import quiet
-from rolelens.sweeps import Estimate, duration
-from rolelens.tasks import AnyTask, Options, load_task
-from rolelens.vectors import Directions
 
 Model = Annotated[
     str, typer.Option(help="'smollm2' (embedded), a hub id, a local folder or a .gguf file.")
@@ -122,8 +115,6 @@ Base = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what it would take, measured for ten seconds.")
 ]
-LONG = 2e13
-"""Operations of a run that takes minutes on a few cores."""
 LUCK = "The best of many cells is partly luck: confirm it on other items."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no notes.")]
@@ -160,32 +151,6 @@ def plainly(silent: bool = False) -> Iterator[None]:
         again = f" To go on: rolelens {shlex.join(sys.argv[1:])}" if kept else ""
         print(f"rolelens: interrupted.{again}", file=sys.stderr)
         raise typer.Exit(130) from None
-
-
-@contextlib.contextmanager
-def foretold(estimate: Callable[[float], Estimate], silent: bool) -> Iterator[float | None]:
-    """Say before a long run what it will take, and after it what it took; gives the seconds.
-
-    Args:
-        estimate: estimates the run, from its speed measured for some seconds.
-        silent: say nothing.
-    """
-    quick = None if silent else estimate(0.0)
-    if quick is None or quick.operations < LONG:
-        yield None
-        return
-    before = estimate(10.0)
-    print(f"rolelens: {before}", file=sys.stderr, flush=True)
-    start = time.monotonic()
-    yield before.seconds
-    took = duration(time.monotonic() - start)
-    expected = duration(before.seconds or 0.0)
-    print(f"rolelens: took {took}; estimated {expected}", file=sys.stderr, flush=True)
-
-
-def tell_estimate(as_json: bool, estimate: Estimate) -> None:
-    """Print what a run would take."""
-    tell(as_json, dataclasses.asdict(estimate) | {"seconds": estimate.seconds}, str(estimate))
 
 
 def _note(
@@ -237,93 +202,6 @@ def grid(layers: str | None, positions: str | None, alphas: str | None) -> dict[
     }
 
 
-def load_model(model: str, dtype: str | None, device: str | None) -> Lens:
-    """The model that the options name."""
-    return loading.load(model, dtype=dtype, device=device)
-
-
-def load_vectors(vectors: Path | None, names: list[str] | None) -> Directions:
-    """The directions of a file, of some names if any are given."""
-    if vectors is None:
-        raise InputError("no vectors; name a file written by 'rolelens extract' or 'contrast'.")
-    loaded = Directions.load(vectors)
-    return loaded[names] if names else loaded
-
-
-def load_steering(
-    steering: Path | None,
-    vectors: Path | None,
-    name: str | None,
-    layer: int | None,
-    position: int | None,
-    alpha: float | None,
-    remove: bool,
-) -> Callable[[Lens], Steering]:
-    """What the options say is done, read and checked before any model is loaded.
-
-    Returns:
-        The steering, once there is a model to check it on.
-
-    Raises:
-        InputError: options that have no effect or contradict each other, or files that cannot be
-            read.
-    """
-    given = {"--name": name, "--layer": layer, "--position": position, "--alpha": alpha}
-    given["--ablate"] = remove or None
-    unused = [option for option, value in given.items() if value is not None]
-    if vectors is None and unused:
-        raise InputError(f"{unused[0]} is about a direction of --vectors; name a file of vectors.")
-    if vectors is not None and steering is not None:
-        raise InputError("--vectors and --steering both say how to steer; give one of them.")
-    saved = Steering() if steering is None else Steering.load(steering)
-    loaded = None if vectors is None else Directions.load(vectors)
-
-    def on(lens: Lens) -> Steering:
-        done = saved
-        if loaded is not None:
-            if name is None or layer is None:
-                raise InputError(
-                    "--vectors needs --name and --layer: say which direction to steer with."
-                )
-            if remove and alpha is not None:
-                raise InputError(
-                    f"--alpha is {alpha}, and --ablate has no strength; leave one out."
-                )
-            d = loaded.direction(name, layer, position)
-            done = ablate(d, lens) if remove else add(d, 1.0 if alpha is None else alpha)
-        done.check(lens.source, lens.n_layers)
-        return done
-
-    return on
-
-
-def load_items(task: str, shots: int, domains: list[str] | None) -> AnyTask:
-    """The task that is named, of some domains if any are given."""
-    loaded = load_task(task, shots=shots)
-    return loaded.domain(*domains) if domains else loaded
-
-
-def task_options(max_new_tokens: int | None) -> Options:
-    """How a task is put, as far as options say."""
-    return {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-
-
-def checked_tokens(tokens: str) -> Named:
-    """A selection of tokens."""
-    return forward.checked_selection(tokens)  # type: ignore[arg-type]
-
-
-def check_save_best(path: Path | None, vectors: Directions) -> None:
-    """Refuse, before hours of work, what could not be written after them."""
-    check_out(path)
-    if path is not None and len(vectors.names) > 1:
-        raise InputError(
-            f"--save-best writes one steering, and there are {len(vectors.names)} names "
-            f"({', '.join(vectors.names[:4])}{', ...' if len(vectors.names) > 4 else ''}); name "
-            "one with --name."
-        )
-
-
 def check_out(path: Path | None, *, force: bool = True) -> None:
     """Refuse, before hours of work, a file that cannot be written after them.
 
@@ -338,12 +216,6 @@ def check_out(path: Path | None, *, force: bool = True) -> None:
             raise InputError(f"{path} is a folder; name a file in it.")
         with writing(path):
             TemporaryFile(dir=path.resolve().parent).close()
-
-
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV."""
-    with writing(path):
-        table.to_csv(path, index=False)
 
 
 def read_text(path: Path) -> str:

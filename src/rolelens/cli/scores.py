@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rolelens import prompts, runs, tasks
+from rolelens import prompts
 from rolelens.cli.options import (
     LUCK,
     Ablate,
@@ -43,29 +43,12 @@ from rolelens.cli.options import (
     Vectors,
     Workers,
     check_out,
-    check_save_best,
-    checked_tokens,
-    foretold,
     grid,
-    load_items,
-    load_model,
-    load_steering,
-    load_vectors,
     plainly,
     read_text,
-    task_options,
     tell,
-    tell_estimate,
-    write,
 )
 from rolelens.errors import unknown
-from rolelens.hooks import Steering
-from rolelens.sweeps import estimate as run_estimate
-from rolelens.sweeps import search as run_search
-from rolelens.sweeps import status as store_status
-from rolelens.sweeps import sweep as run_sweep
-from rolelens.sweeps.runners import runner_of
-from rolelens.vectors import Directions
 
 
 def evaluate(
@@ -88,6 +71,9 @@ def evaluate(
     silent: Quiet = False,
 ) -> None:
     """Score a task, steered or not, by domain with 95 % intervals."""
+    from rolelens import tasks
+    from rolelens.cli.parts import load_items, load_model, load_steering, task_options
+
     with plainly(silent):
         items = load_items(task, shots, domain)
         steered = load_steering(steering, vectors, name, layer, position, alpha, remove)
@@ -151,9 +137,24 @@ def sweep(
     silent: Quiet = False,
 ) -> None:
     """Score a task in every cell of a grid of names, layers, positions and alphas."""
+    from rolelens import sweeps, tasks
+    from rolelens.cli.parts import (
+        check_save_best,
+        checked_tokens,
+        foretold,
+        load_items,
+        load_model,
+        load_vectors,
+        save_steering,
+        task_options,
+        tell_estimate,
+        write,
+    )
+    from rolelens.sweeps.runners import runner_of
+
     with plainly(silent):
         if status is not None:
-            progress = store_status(status)
+            progress = sweeps.status(status)
             tell(as_json, progress.facts(), str(progress))
             return
         check_out(out)
@@ -168,12 +169,12 @@ def sweep(
             "tokens": checked_tokens(tokens),
             "change": change,
         }
-        taking = partial(run_estimate, lens, chosen, prepared, **asked)
+        taking = partial(sweeps.estimate, lens, chosen, prepared, **asked)
         if dry_run:
             tell_estimate(as_json, taking())
             return
         with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
-            result = run_sweep(lens, chosen, prepared, **asked, store=store, runner=scoring)
+            result = sweeps.sweep(lens, chosen, prepared, **asked, store=store, runner=scoring)
         table = result.table()
         measures = result.baseline.measures
         if out is not None:
@@ -188,7 +189,7 @@ def sweep(
         }
         text = f"{ranked.to_string(index=False)}\n\n{result.baseline}\n{LUCK}"
         if save_best is not None:
-            content, text = _saved(result.best(by=by).steering, save_best, content, text)
+            content, text = save_steering(result.best(by=by).steering, save_best, content, text)
         tell(as_json, content, text)
 
 
@@ -227,6 +228,20 @@ def search(
     silent: Quiet = False,
 ) -> None:
     """Find the best cell of every name, scoring only the most promising cells exactly."""
+    from rolelens import sweeps, tasks
+    from rolelens.cli.parts import (
+        check_save_best,
+        checked_tokens,
+        foretold,
+        load_items,
+        load_model,
+        load_vectors,
+        save_steering,
+        tell_estimate,
+        write,
+    )
+    from rolelens.sweeps.runners import runner_of
+
     with plainly(silent):
         check_out(out)
         chosen = load_vectors(vectors, name)
@@ -245,12 +260,12 @@ def search(
             "tokens": checked_tokens(tokens),
         }
         prepared = tasks.prepare(lens, items, method)
-        taking = partial(run_estimate, lens, chosen, prepared, **asked, searching=True)
+        taking = partial(sweeps.estimate, lens, chosen, prepared, **asked, searching=True)
         if dry_run:
             tell_estimate(as_json, taking())
             return
         with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
-            result = run_search(
+            result = sweeps.search(
                 lens, chosen, prepared, **asked, by=by, seed=seed, store=store, runner=scoring
             )
         table = result.table()
@@ -265,17 +280,8 @@ def search(
         text += f"{result.quality.round(2).to_string(index=False)}\n\n{result}\n{LUCK}"
         if save_best is not None:
             steering = result.best(chosen.names[0]).steering
-            content, text = _saved(steering, save_best, content, text)
+            content, text = save_steering(steering, save_best, content, text)
         tell(as_json, content, text)
-
-
-def _saved(
-    steering: Steering, path: Path, content: dict[str, Any], text: str
-) -> tuple[dict[str, Any], str]:
-    """Write a steering, and say so in what is told."""
-    steering.save(path)
-    told = {**content, "best": {"steering": str(steering), "path": str(path)}}
-    return told, f"{text}\nThe best, in {path}: {steering}"
 
 
 def paper(
@@ -334,6 +340,11 @@ def paper(
 
     All of it takes hours; with --role, --domain and --questions it takes minutes.
     """
+    from rolelens import runs, tasks
+    from rolelens.cli.parts import foretold, load_model, tell_estimate
+    from rolelens.sweeps.runners import runner_of
+    from rolelens.vectors import Directions
+
     with plainly(silent):
         stored = None if vectors is None else Directions.load(vectors)
         read = None if text is None else read_text(text)

@@ -1,12 +1,11 @@
 """Commands that show what steering does to text: one prompt, or a conversation."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from rolelens.chat import Message
 from rolelens.cli.options import (
     Ablate,
     Alpha,
@@ -20,14 +19,10 @@ from rolelens.cli.options import (
     Position,
     Quiet,
     SteeringFile,
-    load_model,
-    load_steering,
     plainly,
     tell,
 )
 from rolelens.errors import InputError
-from rolelens.hooks import Steering
-from rolelens.lens import Lens
 
 Length = Annotated[int, typer.Option(help="Length of an answer at most, in tokens.")]
 System = Annotated[str | None, typer.Option(help="A system prompt.")]
@@ -55,6 +50,9 @@ def steer(
     silent: Quiet = False,
 ) -> None:
     """Answer prompts, steered beside unsteered."""
+    from rolelens.cli.parts import load_model, load_steering
+    from rolelens.hooks import Steering
+
     with plainly(silent):
         if steering is None and vectors is None:
             raise InputError("nothing to steer with; name a file with --vectors or --steering.")
@@ -102,6 +100,9 @@ def chat(
     silent: Quiet = False,
 ) -> None:
     """Talk with the model, steered or not; an empty line, Ctrl-D or Ctrl-C ends it."""
+    from rolelens.chat import Message
+    from rolelens.cli.parts import load_model, load_steering
+
     with plainly(silent):
         steered = load_steering(steering, vectors, name, layer, position, alpha, remove)
         lens = load_model(model, dtype, device)
@@ -111,8 +112,15 @@ def chat(
         turns: list[Message] = []
         while said := _asked():
             turns.append({"role": "user", "content": said})
-            answer = _answered(lens, turns, done, system, max_new_tokens, temperature, seed)
-            turns.append({"role": "assistant", "content": answer})
+            stream = lens.stream(
+                turns,
+                hooks=done,
+                system=system,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+            )
+            turns.append({"role": "assistant", "content": _told(stream)})
 
 
 def _asked() -> str:
@@ -122,25 +130,10 @@ def _asked() -> str:
     return sys.stdin.readline().strip()
 
 
-def _answered(
-    lens: Lens,
-    turns: Sequence[Message],
-    hooks: Steering,
-    system: str | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> str:
-    """The model's answer, printed as it is written."""
+def _told(stream: Iterable[str]) -> str:
+    """An answer, printed as it is written."""
     pieces = []
-    for piece in lens.stream(
-        turns,
-        hooks=hooks,
-        system=system,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    ):
+    for piece in stream:
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()

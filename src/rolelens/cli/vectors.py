@@ -1,12 +1,11 @@
 """Commands about vectors: make, describe and read them; the demo."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rolelens import embedded, hub, prompts, runs
+from rolelens import embedded, hub, prompts
 from rolelens.cli.options import (
     Base,
     Device,
@@ -18,18 +17,11 @@ from rolelens.cli.options import (
     Quiet,
     Vectors,
     check_out,
-    load_model,
     numbers,
     plainly,
     tell,
 )
-from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
-from rolelens.extraction import contrast as between
-from rolelens.extraction import role_vectors, system_vectors
-from rolelens.patchscoping import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
-from rolelens.patchscoping import patchscope as read
-from rolelens.vectors import Directions
 
 
 def demo(
@@ -42,6 +34,9 @@ def demo(
     silent: Quiet = False,
 ) -> None:
     """Run the main job, from prompts to a report; about five minutes on two cores."""
+    from rolelens import runs
+    from rolelens.cli.parts import load_model
+
     with plainly(silent):
         print(f"Loading {model} (the embedded model is fetched at the first run)", flush=True)
         runs.demo(load_model(model, dtype, device), out, say=lambda line: print(line, flush=True))
@@ -71,6 +66,9 @@ def extract(
     silent: Quiet = False,
 ) -> None:
     """Compute role vectors and save them with their provenance."""
+    from rolelens import extraction
+    from rolelens.cli.parts import load_model, save_vectors
+
     with plainly(silent):
         check_out(out, force=force)
         known = prompts.load_roles(role_prompts)
@@ -81,11 +79,11 @@ def extract(
         wanted, generic = numbers("--layers", layers, int), prompts.load_base(base)
         lens = load_model(model, dtype, device)
         if system:
-            vectors = system_vectors(lens, chosen, generic, layers=wanted)
+            vectors = extraction.system_vectors(lens, chosen, generic, layers=wanted)
         else:
             sets = {name: known[name] for name in chosen}
-            vectors = role_vectors(lens, sets, generic, layers=wanted)
-        _save(vectors, out, as_json)
+            vectors = extraction.role_vectors(lens, sets, generic, layers=wanted)
+        save_vectors(vectors, out, as_json)
 
 
 def contrast(
@@ -109,20 +107,16 @@ def contrast(
     silent: Quiet = False,
 ) -> None:
     """Compute the difference-in-means between any two sets of prompts, and save it."""
+    from rolelens import extraction
+    from rolelens.cli.parts import load_model, save_vectors
+
     with plainly(silent):
         check_out(out, force=force)
         wanted = numbers("--layers", layers, int)
         sets = prompts.load_base(positive), prompts.load_base(negative)
         lens = load_model(model, dtype, device)
-        vectors = between(lens, *sets, name=name, layers=wanted, raw=raw)
-        _save(vectors, out, as_json)
-
-
-def _save(vectors: Directions, out: Path, as_json: bool) -> None:
-    """Write vectors, and tell what and where."""
-    path = vectors.save(out)
-    content = {"path": str(path), "names": vectors.names, "layers": vectors.layers}
-    tell(as_json, content, f"{vectors}\nsaved in {path}")
+        vectors = extraction.contrast(lens, *sets, name=name, layers=wanted, raw=raw)
+        save_vectors(vectors, out, as_json)
 
 
 def patchscope(
@@ -137,7 +131,8 @@ def patchscope(
         float | None, typer.Option(help="Strength of the addition, raw; 3 by default.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help=f"Question of the addition; {PROMPT!r} by default.")
+        str | None,
+        typer.Option(help="Question of the addition; 'What does ♦ represent?' by default."),
     ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Length of an answer at most, in tokens.")
@@ -149,10 +144,14 @@ def patchscope(
     silent: Quiet = False,
 ) -> None:
     """Read a vector as text: add it at a question about nothing, or another reader."""
+    from rolelens import patchscoping
+    from rolelens.cli.parts import load_model, reader_of
+    from rolelens.vectors import Directions
+
     with plainly(silent):
-        chosen = _reader(reader, alpha, prompt, max_new_tokens)
+        chosen = reader_of(reader, alpha, prompt, max_new_tokens)
         direction = Directions.load(vectors).direction(name, layer, position)
-        reading = read(load_model(model, dtype, device), direction, chosen)
+        reading = patchscoping.patchscope(load_model(model, dtype, device), direction, chosen)
         content = {
             "prompt": reading.prompt,
             "unsteered": reading.baseline,
@@ -162,22 +161,6 @@ def patchscope(
         lines = [reading.prompt] if reading.prompt else []
         lines += [f"unsteered: {reading.baseline}"] if reading.baseline else []
         tell(as_json, content, "\n\n".join([*lines, f"steered: {reading.text}"]))
-
-
-def _reader(name: str, alpha: float | None, prompt: str | None, max_new_tokens: int) -> Reader:
-    readers: dict[str, Callable[[], Reader]] = {
-        "addition": lambda: Addition(
-            3.0 if alpha is None else alpha, prompt or PROMPT, max_new_tokens=max_new_tokens
-        ),
-        "token-identity": lambda: TokenIdentity(max_new_tokens=max_new_tokens),
-        "selfie": lambda: SelfIE(max_new_tokens=max_new_tokens),
-        "logit-lens": LogitLens,
-    }
-    if name not in readers:
-        raise unknown_name("reader", name, readers)
-    if name != "addition" and (alpha is not None or prompt):
-        raise InputError(f"--alpha and --prompt are of the addition; --reader is {name!r}.")
-    return readers[name]()
 
 
 def report(
@@ -195,6 +178,10 @@ def report(
     silent: Quiet = False,
 ) -> None:
     """Describe a file of vectors on one HTML page: texts, separation, norms, cosines."""
+    from rolelens import runs
+    from rolelens.cli.parts import load_model
+    from rolelens.vectors import Directions
+
     with plainly(silent):
         check_out(out)
         known = Directions.load(vectors), prompts.load_roles(role_prompts), prompts.load_base(base)

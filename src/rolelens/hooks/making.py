@@ -32,8 +32,10 @@ def add(
             residual stream that the direction was measured against.
         unit: see ``alpha``.
         layers: where it is added; at the layer of d by default.
-        tokens: which tokens; anything but ``"all"`` works inside calls of a Lens only, which know
-            where each token stands.
+        tokens: which tokens: ``"all"``, ``"prompt"``, ``"post-instruction"``, ``"generated"``,
+            ``"last"`` (the prompt's last token and every generated one) or positions counted from
+            0. Anything but ``"all"`` works inside calls of a Lens only, which know where each
+            token stands.
         rescale: give the sum the norm of x, so that only its direction changes (norm-preserving
             addition, 2507.18043): (x + alpha d) ‖x‖ / ‖x + alpha d‖.
 
@@ -78,7 +80,7 @@ def ablate(
         direction: what is removed; its layer does not matter.
         lens: the model it is removed from.
         layers: where; everywhere by default.
-        tokens: which tokens.
+        tokens: which tokens, as for :func:`add`.
         share: how much of the component is removed.
 
     Raises:
@@ -106,7 +108,7 @@ def replace(
     Args:
         direction: what is put there, with the norm of what it replaces at each token.
         layers: the block whose input is replaced; that of the direction by default.
-        tokens: which tokens.
+        tokens: which tokens, as for :func:`add`.
 
     Raises:
         InputError: the direction is zero, or lives elsewhere than in the residual stream.
@@ -138,7 +140,7 @@ def clamp(
         low: the least projection, in units of the residual stream (of the direction's site).
         high: the greatest.
         layers: where; at the layer of d by default.
-        tokens: which tokens.
+        tokens: which tokens, as for :func:`add`.
 
     Raises:
         InputError: there is no bound, ``low`` is above ``high``, or the direction is zero.
@@ -182,7 +184,7 @@ def rotate(
         absolute: put the part of x in the plane *at* this angle from d, wherever it was.
         adaptive: only at tokens with a projection on d above zero.
         layers: where; at the layer of d by default.
-        tokens: which tokens.
+        tokens: which tokens, as for :func:`add`.
 
     Raises:
         InputError: a direction is zero, the two point the same way, or do not combine.

@@ -1,6 +1,7 @@
 """What SVG figures are drawn with: axes, lines, marks and texts."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -128,13 +129,42 @@ def bins(trace: Any) -> list[tuple[float, float, float]]:
 
 
 def write(
-    x: Number, y: Number, text: str, size: Number, anchor: str, ink: str = INK, extra: str = ""
+    x: Number,
+    y: Number,
+    text: str,
+    size: Number,
+    anchor: str,
+    ink: str = INK,
+    extra: str = "",
+    room: Number = math.inf,
 ) -> str:
-    """A text."""
+    """A text, cut to the pixels that there are for it; then its ``<title>`` is the whole."""
+    shown = fitted(text, size, room)
+    whole = "" if shown == text else f"<title>{escape(text)}</title>"
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" '
-        f'fill="{ink}"{extra}>{escape(text)}</text>'
+        f'fill="{ink}"{extra}>{escape(shown)}{whole}</text>'
     )
+
+
+def width(text: str, size: Number) -> float:
+    """About the pixels that a text takes."""
+    wide = sum(c in "WMmw@%—" or unicodedata.east_asian_width(c) in "WF" for c in text)
+    return size * LETTER * (len(text) + 0.8 * wide + 0.35 * sum(map(str.isupper, text)))
+
+
+def fitted(text: str, size: Number, room: Number) -> str:
+    """A text, or as much of it as there is room for."""
+    if width(text, size) <= room:
+        return text
+    while text and width(text + "…", size) > room:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def around(x: Number, anchor: str, end: Number) -> float:
+    """The pixels that a text at x has from 0 to an end."""
+    return {"start": end - x, "end": x}.get(anchor, 2 * min(x, end - x))
 
 
 def rule(
@@ -174,15 +204,15 @@ def mark(marker: Any, colour: str, x: Number, y: Number, told: str, of: Any = No
     return f'<circle{named} cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" {shade}>{title}</circle>'
 
 
-def beside(x: Number, y: Number, text: str, place: str) -> str:
-    """A text beside a point."""
+def beside(x: Number, y: Number, text: str, place: str, end: Number) -> str:
+    """A text beside a point of a drawing that ends somewhere to the right."""
     dx, dy, anchor = {
         "top center": (0.0, -8.0, "middle"),
         "bottom center": (0.0, 17.0, "middle"),
         "middle right": (8.0, 4.0, "start"),
         "middle left": (-8.0, 4.0, "end"),
     }.get(place, (0.0, -8.0, "middle"))
-    return write(x + dx, y + dy, text, 11, anchor)
+    return write(x + dx, y + dy, text, 11, anchor, room=around(x + dx, anchor, end))
 
 
 def dark(colour: str) -> bool:

@@ -18,9 +18,9 @@ from rolelens.plots.marks import (
     DASHED,
     EMPTY,
     GREY,
-    LETTER,
     Axis,
     Number,
+    around,
     beside,
     bins,
     dark,
@@ -29,13 +29,17 @@ from rolelens.plots.marks import (
     listed,
     mark,
     missing,
+    numeric,
     plain,
     rule,
     short,
+    width,
     write,
 )
 
 DRAWN = ("scatter", "histogram", "heatmap")
+WIDEST = 0.35
+"""Share of a figure that its longest label may take."""
 
 
 class Figure(go.Figure):  # type: ignore[misc]
@@ -60,6 +64,11 @@ def svg(figure: go.Figure) -> str:
     return _Drawing(figure).drawn()
 
 
+def widest(texts: Sequence[Any], size: Number) -> float:
+    """About the pixels of the longest of some texts."""
+    return max((width(str(text), size) for text in texts), default=0.0)
+
+
 class _Drawing:
     """One figure on its way to SVG."""
 
@@ -82,16 +91,16 @@ class _Drawing:
         margin = self.layout.margin
         labels = [str(v) for t in self.traces for v in listed(t.y) if isinstance(v, str)]
         angled = [str(v) for t in self.traces for v in listed(t.x) if isinstance(v, str)]
-        left = max(margin.l or 80, 40 + 13 * LETTER * max(map(len, labels), default=0))
+        left = max(margin.l or 80, min(40 + widest(labels, 13), WIDEST * self.width))
         right = float(margin.r or 30)
         if self.legend:
-            right += 50 + 12 * LETTER * max(len(str(t.name)) for t in self.legend)
+            right += 50 + min(widest([t.name for t in self.legend], 12), WIDEST * self.width)
         elif self.bar is not None:
-            right += 85
+            right += max(85, 22 + widest([self.bar.colorbar.title.text or ""], 12) - right)
         tilted = any(self.layout[a].tickangle for a in self.layout if str(a).startswith("xaxis"))
         bottom = float(margin.b or 60)
         if tilted:
-            bottom = max(bottom, 40 + 0.75 * 13 * LETTER * max(map(len, angled), default=0))
+            bottom = max(bottom, min(40 + 0.75 * widest(angled, 13), WIDEST * self.height))
         self.box = (float(left), float(margin.t or 80), self.width - right, self.height - bottom)
         axes: dict[str, Axis] = {}
         for trace in self.traces:
@@ -127,13 +136,14 @@ class _Drawing:
 
     def drawn(self) -> str:
         """The whole element."""
-        title = str(self.layout.title.text or "")
+        title = plain(str(self.layout.title.text or ""))
+        begins = min(self.box[0], max(8.0, self.width - 8 - width(title, 16)))
         size = f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}"'
         style = "max-width:100%;height:auto;background:#fff;font-family:system-ui,sans-serif"
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="rl-figure" role="img" {size} '
-            f'aria-label="{escape(plain(title))}" style="{style}">',
-            write(self.box[0], 34, plain(title), 16, "start"),
+            f'aria-label="{escape(title)}" style="{style}">',
+            write(begins, 34, title, 16, "start", room=self.width - begins - 8),
             *self._grids(),
             *self._shapes(),
         ]
@@ -165,17 +175,21 @@ class _Drawing:
                     turned = f' transform="rotate({x.spec.tickangle} {at:.1f} {y1 + 14:.1f})"'
                     tilt = turned if x.spec.tickangle else ""
                     anchor = "end" if tilt else "middle"
-                    yield write(at, y1 + 16, label, 12, anchor, extra=tilt)
+                    room = min(at, (self.height - y1 - 30) / 0.75) if tilt else math.inf
+                    if x.categories and not tilt and not numeric(x.categories):
+                        room = x.step - 4
+                    yield write(at, y1 + 16, label, 12, anchor, extra=tilt, room=room)
+            named = bool(y.spec.title.text)
             for at, label in y.ticks():
                 if not y.categories:
                     yield rule(x0, at, x1, at, GREY)
-                yield write(x0 - 7, at + 4, label, 12, "end")
+                yield write(x0 - 7, at + 4, label, 12, "end", room=x0 - (29 if named else 11))
             if x.spec.title.text:
                 below = 38 if not x.spec.tickangle else self.height - y1 - 14
                 yield write((x0 + x1) / 2, y1 + below, str(x.spec.title.text), 13, "middle")
             if y.spec.title.text:
-                widest = max((len(label) for _, label in y.ticks()), default=0)
-                at, middle = x0 - 22 - 12 * LETTER * widest, (y0 + y1) / 2
+                labels = [label for _, label in y.ticks()]
+                at, middle = max(x0 - 22 - widest(labels, 12), 14.0), (y0 + y1) / 2
                 turn = f' transform="rotate(-90 {at:.1f} {middle:.1f})"'
                 yield write(at, middle, str(y.spec.title.text), 13, "middle", extra=turn)
 
@@ -194,7 +208,8 @@ class _Drawing:
             else:
                 y = self.axes[note.yref].at(note.y) - 5
             anchor = {"left": "start", "right": "end"}.get(note.xanchor or "center", "middle")
-            yield write(x, y, plain(str(note.text)), 13, anchor)
+            room = around(x, anchor, self.width)
+            yield write(x, y, plain(str(note.text)), 13, anchor, room=room)
 
     def _scatter(self, trace: Any, x: Axis, y: Axis) -> Iterator[str]:
         points = [
@@ -228,7 +243,7 @@ class _Drawing:
                 yield mark(trace.marker, drawn_in, px, py, told, a)
             if "text" in mode:
                 place = places if isinstance(places, str) else places[n]
-                yield beside(px, py, str(texts[n]), str(place))
+                yield beside(px, py, str(texts[n]), str(place), self.width)
 
     def _histogram(self, trace: Any, x: Axis, y: Axis) -> Iterator[str]:
         for low, high, share in bins(trace):
@@ -303,4 +318,5 @@ class _Drawing:
                 yield rule(right + 14, y - 4, right + 38, y - 4, trace.line.color, dash, 2)
             else:
                 yield mark(trace.marker, colour, right + 26, y - 4, "")
-            yield write(right + 44, y, str(trace.name), 12, "start") + "</g>"
+            room = self.width - right - 46
+            yield write(right + 44, y, str(trace.name), 12, "start", room=room) + "</g>"
