@@ -148,7 +148,7 @@ CALLS: dict[str, Callable[[rl.Lens], Any]] = {
     ),
     "watching": watched,
     "streamed text": lambda lens: list(lens.stream(tiny.PROMPTS[0], max_new_tokens=5)),
-    "reading": lambda lens: rl.patchscope(lens, vectors(lens).at(2, -1)).text,
+    "reading": lambda lens: rl.patchscope(lens, vectors(lens).at(2, -1), max_new_tokens=5).text,
     "perplexity": lambda lens: rl.perplexity(lens, TEXT, rl.add(vectors(lens).at(1, -1))).value,
 }
 
