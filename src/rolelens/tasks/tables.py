@@ -121,8 +121,8 @@ def _check_no_options(row: Mapping[str, Any]) -> None:
     for column, value in row.items():
         if isinstance(value, list) or column.casefold().startswith(("option", "choice")):
             raise InputError(
-                f"the column {column!r} is not read, and seems to hold options; name a list of them "
-                "'options' or 'choices', or write them into columns 'A', 'B' and so on."
+                f"the column {column!r} is not read, and seems to hold options; name a list of "
+                "them 'options' or 'choices', or write them into columns 'A', 'B' and so on."
             )
 
 
