@@ -124,6 +124,12 @@ def test_ids_are_made_where_there_are_none_and_mmlus_own_files_still_read(tmp_pa
             "line 2: this is a question and the first row a problem; put them into two files",
         ),
         ("a.jsonl", '{"question": "x?", "answer": 1, "answer": 2}', "has 'answer' twice"),
+        (
+            "a.jsonl",
+            '{"question": "x?", "answer": "1", "alternatives": ["1", "2"]}',
+            "line 1: the column 'alternatives' is not read, and seems to hold options",
+        ),
+        ("a.csv", "question,answer,option1,option2\nx?,1,1,2", "line 2: the column 'option1'"),
         ("a.jsonl", '{"text": " "}', "line 1: text 'a-0000' has an empty text"),
         ("a.csv", 'text\n""', "line 2: expected a text under 'text'"),
         ("a.jsonl", "{", "line 1 is not JSON"),

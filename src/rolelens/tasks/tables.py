@@ -109,10 +109,21 @@ def _item(row: Mapping[str, Any], stem: str, n: int) -> AnyItem:
     if {"question", "answer"} <= columns and optional:
         return _question(row, f"{stem}-{n:04d}")
     if {"question", "answer"} <= columns or {"Body", "Question", "Answer"} <= columns:
+        _check_no_options(row)
         return gsm8k.from_row(row, f"{stem}-{n + 1:05d}")
     if "text" in columns and not optional and not {"question", "answer"} & columns:
         return _text(row, f"{stem}-{n:04d}")
     raise InputError(f"it cannot be told what the columns {sorted(columns)} are; {_COLUMNS}.")
+
+
+def _check_no_options(row: Mapping[str, Any]) -> None:
+    """Refuse a problem that seems to be a question whose options stand under another name."""
+    for column, value in row.items():
+        if isinstance(value, list) or column.casefold().startswith(("option", "choice")):
+            raise InputError(
+                f"the column {column!r} is not read, and seems to hold options; name a list of "
+                "them 'options' or 'choices', or write them into columns 'A', 'B' and so on."
+            )
 
 
 def _text(row: Mapping[str, Any], name: str) -> Text:
