@@ -92,7 +92,7 @@ def test_maps_are_least_squares_and_rotations() -> None:
     np.testing.assert_allclose(exact, weights, atol=1e-3)
 
 
-def test_what_cannot_be_carried_is_refused(both) -> None:
+def test_what_cannot_be_carried_is_refused(both, unchecked: object) -> None:
     narrow, other = both
     own = rl.role_vectors(narrow, {"role": ROLE}, BASE[:4], positions=[-1])
     for sentence, call in (
