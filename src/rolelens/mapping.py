@@ -76,7 +76,7 @@ def map_vectors(
     position = vectors.last_position
     at = [-1 if position is None else position]
     x, y = (
-        _ends(model, prompts, list(which), at)
+        activations(model, prompts, layers=list(which), positions=at)[:, :, 0].double()
         for model, which in ((lens, layers), (other, layers.values()))
     )
     where = vectors.positions.index(position)
@@ -130,15 +130,6 @@ def linear_map(
     penalties = [unit * penalty for penalty in PENALTIES] if unit else [1.0]
     model = RidgeCV(alphas=penalties, fit_intercept=False).fit(x.numpy(), y.numpy())
     return torch.from_numpy(np.atleast_2d(model.coef_)).T.contiguous()
-
-
-def _ends(
-    lens: Lens, prompts: Prompts, layers: Sequence[int], at: Sequence[int]
-) -> Float[Tensor, "prompt layer d"]:
-    """What enters some layers at one position."""
-    read = activations(lens, prompts, layers=layers, positions=at)
-    assert isinstance(read, Tensor)
-    return read[:, :, 0].double()
 
 
 def _orders(n: int, nulls: int, seed: int) -> Sequence[Tensor]:
