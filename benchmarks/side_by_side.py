@@ -192,16 +192,11 @@ def side_by_side(kept: Kept, name: str, task: Questions, train: int, rest: int) 
     )  # fmt: skip
     frame = found.table()
     chosen = found.table("chosen").set_index("name")["alpha"]
-    frame = frame.assign(alpha=frame["name"].map(chosen))
-    answers = found.table("answers")
-    gains = answers.groupby("name")["margin"].apply(lambda x: stats.paired(x.tolist()))
-    random = found.table("nulls")
-    told = {"margin_gain": "value", "margin_low": "low", "margin_high": "high", "margin_p": "p"}
-    for column, part in told.items():
-        values = {str(key): getattr(value, part) for key, value in gains.items()}
+    margins = found.table("answers").groupby("name")["margin"]
+    p = {str(name): stats.paired(values.tolist()).p for name, values in margins}
+    beside = found.table("nulls").groupby("beside")["margin"].mean()
+    for column, values in (("alpha", chosen), ("margin_p", p), ("null_margin", beside)):
         frame[column] = frame["name"].map(values)
-    means = random.groupby("beside")["margin"].mean()
-    frame["null_margin"] = frame["name"].map(means)
     selection, test = others.split(0.5, 0)
     adapter = train_adapter(kept.lens, selection, rank=8, method="cloze", steps=60, batch=4)
     plain, trained = (rl.evaluate(kept.lens, test, h, "cloze") for h in ([], adapter.hooks))
@@ -210,12 +205,14 @@ def side_by_side(kept: Kept, name: str, task: Questions, train: int, rest: int) 
     row = {
         "name": "trained adapter", "before": one.before, "after": one.after,
         "gain": one.difference, "low": one.low, "high": one.high, "p": one.p,
-        "margin_gain": one.margin.value, "margin_low": one.margin.low,
+        "margin": one.margin.value, "margin_low": one.margin.low,
         "margin_high": one.margin.high, "margin_p": one.margin.p,
     }  # fmt: skip
     frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
-    frame["items"] = len(test)
-    return frame
+    columns = ["name", "alpha", "before", "after", "gain", "low", "high", "p", "null_high"]
+    columns += ["margin", "margin_low", "margin_high", "margin_p", "null_margin"]
+    frame["margin_p_holm"] = stats.adjusted(frame["margin_p"].tolist())
+    return frame[[*columns, "margin_p_holm"]].assign(items=len(test))
 
 
 def strength(roles: Directions) -> float:
