@@ -1,6 +1,7 @@
 """Side effects in one table, beside nulls: planted ones are found, absent ones are not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -44,6 +45,21 @@ def test_a_planted_effect_is_beyond_nulls_and_stays_in_its_task(lens: rl.Lens) -
             ("entropy", sure.entropy),
         ):
             assert table.loc[("math", name), column] == pytest.approx(value, abs=1e-5)
+
+
+def test_several_steerings_are_each_measured_as_alone(lens: rl.Lens) -> None:
+    asked = {"q": [rl.Question(**row) for row in planted.questions(6)]}
+    several = {"math": steering(), "art": steering(planted.HOLDS_MARK[1])}
+    shared = [random_steering(steering(), n) for n in range(3)]
+    for nulls in (3, shared):
+        found = rl.side_effects(lens, several, asked, nulls=nulls)
+        assert list(found.table()["steering"].unique()) == ["math", "art"]
+        for name, one in several.items():
+            alone = rl.side_effects(lens, one, asked, nulls=nulls)
+            for part, whole in ((alone.table(), found.table()), (alone.nulls, found.nulls)):
+                own = whole[whole["steering"] == name].drop(columns="steering")
+                pd.testing.assert_frame_equal(own.reset_index(drop=True), part, atol=1e-5)
+    assert "math q accuracy" in found.card().facts["beyond all nulls"]
 
 
 def test_bias_pairs_text_and_requests(llama: rl.Lens, tmp_path: object) -> None:
@@ -109,6 +125,8 @@ def test_what_measures_nothing_is_refused(llama: rl.Lens) -> None:
         ("nothing is asked", lambda: rl.side_effects(llama, hooks)),
         ("does nothing", lambda: rl.side_effects(llama, rl.Steering(), question)),
         ("at least 1", lambda: rl.side_effects(llama, hooks, question, nulls=0)),
+        ("empty dict", lambda: rl.side_effects(llama, {}, question)),
+        ("does nothing", lambda: rl.side_effects(llama, {"a": rl.Steering()}, question)),
         ("list of steerings", lambda: rl.side_effects(llama, hooks, question, nulls=[])),
     ):
         with pytest.raises(rl.InputError, match=sentence):

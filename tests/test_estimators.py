@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 import rolelens as rl
 from rolelens.vectors.estimators import (
     LDA,
+    Contrastive,
     DifferenceInMeans,
     Estimator,
     GroupedMean,
@@ -121,6 +122,36 @@ def test_lda_stands_between_the_difference_and_mass_mean() -> None:
     assert cosine(LDA().fit(few), few.difference) > cosine(MassMean().fit(few), few.difference)
 
 
+def test_the_contrastive_direction_is_that_of_a_naive_loop() -> None:
+    labelled = drawn(n=4, m=5)
+    x = torch.cat([labelled.positive, labelled.negative]).double().numpy()
+    spread = x.std(axis=0)
+    z = torch.from_numpy((x - x.mean(axis=0)) / spread)
+    start = torch.randn(3, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    weights = (start / D**0.5).requires_grad_()
+    adam = torch.optim.Adam([weights], lr=1e-2)
+    for _ in range(4):
+        loss = torch.zeros((), dtype=torch.float64)
+        for i in range(9):
+            one = weights @ z[i]
+            own, every = [], []
+            for j in range(9):
+                if j != i:
+                    other = weights @ z[j]
+                    near = torch.exp(torch.cosine_similarity(one, other, dim=0) / 0.5)
+                    every.append(near)
+                    own += [near] if (i < 4) == (j < 4) else []
+            loss = loss - torch.log(sum(own) / sum(every)) / 9
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    w = weights.detach()
+    expected = (w.T @ (w @ (z[:4].mean(dim=0) - z[4:].mean(dim=0)))) / torch.from_numpy(spread)
+    found = Contrastive(rank=3, temperature=0.5, steps=4, seed=7).fit(labelled)
+    assert cosine(found, expected) == pytest.approx(1.0, abs=1e-9)
+    assert float(found.norm()) == pytest.approx(float(labelled.difference.norm()))
+
+
 def test_what_is_shared_is_gone() -> None:
     labelled = drawn()
     shared = torch.randn(2, D, generator=torch.Generator().manual_seed(1))
@@ -130,7 +161,15 @@ def test_what_is_shared_is_gone() -> None:
     np.testing.assert_allclose(direction, d - basis @ (basis.T @ d), atol=1e-6)
 
 
-ALL = [DifferenceInMeans(), GroupedMean(), PairedPCA(), Logistic(), MassMean(), LDA()]
+ALL = [
+    DifferenceInMeans(),
+    GroupedMean(),
+    PairedPCA(),
+    Logistic(),
+    MassMean(),
+    LDA(),
+    Contrastive(steps=10),
+]
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
@@ -144,7 +183,7 @@ def test_directions_turn_with_the_space_and_point_to_the_positive(
     assert float(direction @ labelled.differences.mean(dim=0)) >= 0
     swapped = estimator.fit(Labelled(labelled.negative, labelled.positive))
     torch.testing.assert_close(swapped, -direction, atol=1e-4, rtol=1e-3)
-    if isinstance(estimator, Logistic):  # standardising knows the axes
+    if isinstance(estimator, Logistic | Contrastive):  # standardising knows the axes
         return
     turn = torch.linalg.qr(
         torch.randn(D, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -188,6 +227,10 @@ def test_bad_labels_are_refused(unchecked) -> None:
         WithoutShared(DifferenceInMeans(), torch.full((1, D), torch.inf)).fit(drawn())
     with pytest.raises(rl.InputError, match=r"c is 0.0; it has to be above 0"):
         Logistic(c=0.0).fit(drawn())
+    with pytest.raises(rl.InputError, match="temperature 0.0; each has to be above 0"):
+        Contrastive(temperature=0.0).fit(drawn())
+    with pytest.raises(rl.InputError, match="a class has one activation"):
+        Contrastive().fit(drawn(n=1))
 
 
 @pytest.mark.parametrize("estimator", [LDA(), MassMean()], ids=["LDA", "MassMean"])

@@ -208,3 +208,41 @@ def test_labels_of_crowded_roles_stand_apart() -> None:
     (trace,) = plots.pca(result).data
     assert trace.textposition[0] != trace.textposition[1]
     assert trace.textposition[2] == "top center"
+
+
+def test_effects_are_drawn_in_units_of_the_largest_null() -> None:
+    rows = [("q", "accuracy", 0.2, 0.1), ("q", "entropy", -0.3, 0.6), ("text", "perplexity", 9, 0)]
+    table = pd.DataFrame(rows, columns=["task", "measure", "change", "null_most"])
+    of_nulls = [(0, "q", "accuracy", -0.1), (1, "q", "accuracy", 0.05), (0, "q", "entropy", 0.6)]
+    nulls = pd.DataFrame(of_nulls, columns=["null", "task", "measure", "change"])
+    beside, own = plots.effects(table, nulls).data
+    np.testing.assert_allclose(own.x, [2, -0.5, np.nan])
+    assert list(own.y) == ["q accuracy", "q entropy", "text perplexity"]
+    np.testing.assert_allclose(beside.x, [-1, 0.5, 1])
+    two = pd.concat([table.assign(steering="a"), table.assign(steering="b")])
+    both = plots.effects(two, pd.concat([nulls.assign(steering=s) for s in "ab"]))
+    assert [trace.name for trace in both.data] == ["nulls", "a", "b"]
+    assert len(both.data[0].x) == 3
+    with pytest.raises(rl.InputError, match="no rows to draw"):
+        plots.effects(table[:0], nulls)
+
+
+def test_parts_are_drawn_beside_nulls() -> None:
+    table = pd.DataFrame(
+        {
+            "kind": ["feature", "mlp"],
+            "layer": [3, 2],
+            "index": [7.0, np.nan],
+            "predicted": [0.5, -0.1],
+            "exact": [0.4, -0.2],
+            "null": [0.1, 0.0],
+            "null_most": [0.3, 0.1],
+        }
+    )
+    exact, predicted, null = plots.parts(table).data
+    assert list(exact.y) == ["feature 7, layer 3", "mlp, layer 2"]
+    assert list(exact.x) == [0.4, -0.2]
+    assert list(predicted.x) == [0.5, -0.1]
+    np.testing.assert_allclose(null.x + null.error_x.array, [0.3, 0.1])
+    np.testing.assert_allclose(null.x - null.error_x.arrayminus, [-0.3, -0.1])
+    assert len(plots.parts(table.drop(columns=["null", "null_most"])).data) == 2

@@ -1,7 +1,7 @@
 """What a steering does besides: capability, bias, calibration, perplexity and refusals at once."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack, cast
 
@@ -24,6 +24,7 @@ from rolelens.vectors import Null
 from rolelens.vectors.nulls import derived
 
 Rows: TypeAlias = npt.NDArray[np.int64]
+Values: TypeAlias = npt.NDArray[np.float64]
 Measures: TypeAlias = Mapping[str, Callable[[Rows], float]]
 """Names of measures, and what each is of some items, which may come several times."""
 RESAMPLES = 1000
@@ -33,12 +34,13 @@ READ = 2048
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SideEffects(Shown):
-    """What a steering changes, beside null steerings of the same strength.
+    """What steerings change, beside null steerings of the same strength.
 
     Attributes:
         steering: what was done, in words.
         frame: a row a measure, see :meth:`table`.
-        nulls: a row a null and measure: ``null``, ``task``, ``measure``, ``change``.
+        nulls: a row a null and measure: ``null``, ``task``, ``measure``, ``change``; of several
+            steerings also the ``steering`` that they stand beside.
     """
 
     steering: str
@@ -46,7 +48,7 @@ class SideEffects(Shown):
     nulls: pd.DataFrame
 
     def table(self) -> pd.DataFrame:
-        """A row a task and measure.
+        """A row a task and measure; of several steerings a row each, named under ``steering``.
 
         ``before`` and ``after``, their ``change`` with the 95 % paired bootstrap interval over
         items (``low``, ``high``; none of perplexity, as tokens are no independent items), mean and
@@ -59,7 +61,8 @@ class SideEffects(Shown):
         """The measures that change more than under any null."""
         beyond = self.frame[self.frame["change"].abs() > self.frame["null_most"]]
         told = [
-            f"{row['task']} {row['measure']} {row['change']:+.3g}" for _, row in beyond.iterrows()
+            f"{row.get('steering', '')} {row['task']} {row['measure']} {row['change']:+.3g}".strip()
+            for _, row in beyond.iterrows()
         ]
         facts = {
             "steering": self.steering,
@@ -71,7 +74,7 @@ class SideEffects(Shown):
 
 def side_effects(
     lens: Lens,
-    steering: Steering,
+    steering: Steering | Mapping[str, Steering],
     asked: Mapping[str, Any] | None = None,
     *,
     text: str | None = None,
@@ -90,12 +93,13 @@ def side_effects(
 
     Args:
         lens: the model.
-        steering: what is done.
+        steering: what is done; or several steerings by name, each of which is measured alone.
         asked: tasks under names of your own, such as ``{"capability": "mini", "bias": "bbq/"}``.
         text: held-out text whose perplexity is measured (its first 2048 tokens).
         requests: prompts; the share of answers that refuse is measured.
-        nulls: how many null steerings are made, in each of which random directions of the same norm
-            take the place of the directions; or the steerings themselves.
+        nulls: how many null steerings are made, in each of which random directions of the same
+            norm take the place of the directions; or the steerings themselves, which several of one
+            strength then share.
         method: how the options of questions are scored.
         reply_tokens: length of the answers to requests at most, in tokens.
         seed: of the nulls and of the bootstrap.
@@ -107,24 +111,90 @@ def side_effects(
     """
     if not asked and text is None and requests is None:
         raise InputError("nothing is asked; pass tasks, a text or requests to measure by.")
-    if not isinstance(steering, Steering) or steering.is_zero:
-        raise InputError(
-            f"{str(steering)[:60]!r} does nothing that could have effects; pass a steering such as "
-            "rl.add(d, 3.0)."
-        )
-    others = _nulls(steering, nulls, seed)
-    measured: list[tuple[str, int, list[Measures], bool]] = []
-    for name, what in (asked or {}).items():
-        scored = _scored(lens, what, [steering, *others], method, cast(Options, options))
-        every = [_measures(one) for one in scored]
-        measured.append((name, len(scored[0].items), every, True))
+    several = dict(steering) if isinstance(steering, Mapping) else {"": steering}
+    if not several:
+        raise InputError("the steerings are an empty dict; pass at least one.")
+    for one in several.values():
+        if not isinstance(one, Steering) or one.is_zero:
+            raise InputError(
+                f"{str(one)[:60]!r} does nothing that could have effects; pass a steering such as "
+                "rl.add(d, 3.0)."
+            )
+    plan = _planned(several, nulls, seed)
+    rows, made = [], []
+    for name, items, measures, resampled in _measured(
+        lens, plan.steerings, asked or {}, text, requests, method, reply_tokens,
+        cast(Options, options),
+    ):  # fmt: skip
+        before, *after = measures
+        drawn = _resampled(before, items, seed) if resampled and items > 1 else {}
+        for named, (own, beside) in plan.places.items():
+            label = {"steering": named} if isinstance(steering, Mapping) else {}
+            for measure in before:
+                others = [after[n][measure] for n in beside]
+                row, changes = _row(
+                    before[measure], after[own][measure], others, items, drawn.get(measure)
+                )
+                rows.append({**label, "task": name, "measure": measure, "items": items, **row})
+                made += [
+                    {**label, "null": n, "task": name, "measure": measure, "change": change}
+                    for n, change in enumerate(changes)
+                ]
+    told = "; ".join(map(str, several.values())) if len(several) < 3 else f"{len(several)} of them"
+    return SideEffects(told, pd.DataFrame(rows), pd.DataFrame(made))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All steerings that are measured, and which of them is what.
+
+    Attributes:
+        steerings: each once.
+        places: for each name its own place among them, and those of its nulls.
+    """
+
+    steerings: tuple[Steering, ...]
+    places: Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+def _planned(several: Mapping[str, Steering], nulls: int | Sequence[Steering], seed: int) -> _Plan:
+    """Nulls are made of each steering, or those that are given are shared."""
+    steerings = list(several.values())
+    places: dict[str, tuple[int, tuple[int, ...]]] = {}
+    shared: tuple[int, ...] | None = None
+    for own, (name, steering) in enumerate(several.items()):
+        if shared is None:
+            made = _nulls(steering, nulls, seed)
+            beside = tuple(range(len(steerings), len(steerings) + len(made)))
+            steerings += made
+            if not isinstance(nulls, int):
+                shared = beside
+        places[name] = own, beside
+    return _Plan(tuple(steerings), places)
+
+
+def _measured(
+    lens: Lens,
+    steerings: Sequence[Steering],
+    asked: Mapping[str, Any],
+    text: str | None,
+    requests: Sequence[str] | None,
+    method: str | None,
+    reply_tokens: int,
+    options: Options,
+) -> Iterator[tuple[str, int, list[Measures], bool]]:
+    """Name, items, measures unsteered and steered of each task, and whether items are drawn."""
+    for name, what in asked.items():
+        scored = _scored(lens, what, steerings, method, options)
+        yield name, len(scored[0].items), [_measures(one) for one in scored], True
     if text is not None:
-        tasks.check_on_text(on_text(steering))
+        for one in steerings:
+            tasks.check_on_text(on_text(one))
         found = [
             tasks.perplexity(lens, text, on_text(one), max_tokens=READ).value
-            for one in track([Steering(), steering, *others], "perplexity")
+            for one in track([Steering(), *steerings], "perplexity")
         ]
-        measured.append(("text", 1, [{"perplexity": _fixed(value)} for value in found], False))
+        yield "text", 1, [{"perplexity": _fixed(value)} for value in found], False
     if requests is not None:
         told = [
             np.array(
@@ -133,21 +203,9 @@ def side_effects(
                     for answer in lens.generate(requests, hooks=one, max_new_tokens=reply_tokens)
                 ]
             )
-            for one in track([Steering(), steering, *others], "requests")
+            for one in track([Steering(), *steerings], "requests")
         ]
-        each: list[Measures] = [{"refused": _mean(values)} for values in told]
-        measured.append(("requests", len(requests), each, True))
-    rows, made = [], []
-    for name, items, (before, after, *rest), resampled in measured:
-        for measure in before:
-            row, changes = _row(before[measure], after[measure], [one[measure] for one in rest],
-                                items, resampled, seed)  # fmt: skip
-            rows.append({"task": name, "measure": measure, "items": items, **row})
-            made += [
-                {"null": n, "task": name, "measure": measure, "change": change}
-                for n, change in enumerate(changes)
-            ]
-    return SideEffects(str(steering), pd.DataFrame(rows), pd.DataFrame(made))
+        yield "requests", len(requests), [{"refused": _mean(values)} for values in told], True
 
 
 def random_steering(steering: Steering, number: int = 0, seed: int = 0) -> Steering:
@@ -224,23 +282,30 @@ def _fixed(value: float) -> Callable[[Rows], float]:
     return lambda rows: value
 
 
+def _resampled(before: Measures, items: int, seed: int) -> dict[str, tuple[list[Rows], Values]]:
+    """Items drawn with replacement, and each measure of the unsteered model on them."""
+    draws = list(np.random.default_rng(seed).integers(items, size=(RESAMPLES, items)))
+    return {
+        name: (draws, np.array([measure(rows) for rows in draws]))
+        for name, measure in before.items()
+    }
+
+
 def _row(
     before: Callable[[Rows], float],
     after: Callable[[Rows], float],
     nulls: Sequence[Callable[[Rows], float]],
     items: int,
-    resampled: bool,
-    seed: int,
+    drawn: tuple[list[Rows], Values] | None,
 ) -> tuple[dict[str, float], list[float]]:
     """What is told of one measure, and the changes of the nulls."""
     every = np.arange(items)
     old, new = before(every), after(every)
     changes = [null(every) - old for null in nulls]
     low = high = float("nan")
-    if resampled and items > 1:
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(items, size=(RESAMPLES, items))
-        moved = np.array([after(rows) - before(rows) for rows in drawn])
+    if drawn is not None:
+        draws, at_first = drawn
+        moved = np.array([after(rows) for rows in draws]) - at_first
         if not np.isnan(moved).all():
             low, high = map(float, np.nanpercentile(moved, [2.5, 97.5]))
     known = [abs(change) for change in changes if not np.isnan(change)]

@@ -1,5 +1,6 @@
 """Plotly figures of numbers computed elsewhere."""
 
+from rolelens.plots.changes import effects, parts
 from rolelens.plots.curves import projections, separation, separation_map
 from rolelens.plots.personas import drift, persona_map
 from rolelens.plots.readings import confusion, rates, turns
@@ -23,10 +24,12 @@ __all__ = [
     "confusion",
     "cosines",
     "drift",
+    "effects",
     "heatmap",
     "learning_curve",
     "magnitudes",
     "norms",
+    "parts",
     "pca",
     "persona_map",
     "projections",

@@ -1,12 +1,12 @@
 """Fusion steering (2505.22572): an upper bound on what additions can do, as it knows the answer."""
 
-import dataclasses
 import math
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from rolelens import forward
 from rolelens.display import Card, Shown
-from rolelens.errors import InputError, checked_seed
+from rolelens.errors import InputError, checked_seed, unknown
 from rolelens.hooks import Steering, add, by_row
 from rolelens.lens import Lens
-from rolelens.tasks import Problem, Problems
+from rolelens.tasks import Problems
 from rolelens.vectors import Direction
 
 
@@ -56,6 +56,7 @@ def fusion_bound(
     segments: int = 1,
     trials: int = 5,
     most: float = 1.0,
+    search: Literal["random", "tpe"] = "random",
     max_new_tokens: int = 64,
     seed: int = 0,
 ) -> Fusion:
@@ -63,8 +64,8 @@ def fusion_bound(
 
     h <- h + s_l (ref_l - mean_l) at every token, where ref_l is the mean of block l's output over
     the tokens of the gold answer (with its solution, where there is one) and mean_l that over the
-    question. Strengths are drawn anew in every trial, and the best is kept by 0.7 overlap with the
-    gold answer - 0.3 min(perplexity / 100, 1). As control, the same with another problem's gold
+    question. The best strengths of some trials are kept by 0.7 overlap with the gold answer -
+    0.3 min(perplexity / 100, 1). As control, the same with another problem's gold
     answer in the place of ref_l. What leaves the last block is not steered.
 
     Args:
@@ -73,11 +74,15 @@ def fusion_bound(
         segments: 1: one strength for all blocks (full); 3: one for each third of them (segmented).
         trials: strengths that are tried for each problem.
         most: the largest strength.
+        search: strengths are drawn at ``random`` in every trial, or by Optuna's ``tpe``, which
+            learns from earlier trials of the problem (``pip install 'rolelens[optuna]'``); its
+            first ten trials are random, too.
         max_new_tokens: length of an answer at most, in tokens.
         seed: of the strengths and of the shuffling.
 
     Raises:
-        InputError: fewer than two problems, or numbers that make no sense.
+        InputError: fewer than two problems, numbers that make no sense, an unknown search, or
+            Optuna is not installed.
     """
     if len(problems) < 2 or trials < 1 or not 1 <= segments < lens.n_layers or not most > 0:
         raise InputError(
@@ -85,6 +90,8 @@ def fusion_bound(
             f"least 2 problems, 1 trial, 1 to {lens.n_layers - 1} segments and a strength above 0 "
             "are needed."
         )
+    if search not in _SEARCHES:
+        raise unknown("search", search, _SEARCHES)
     prompts = [problems.prompt(problem) for problem in problems]
     golds = [" ".join(filter(None, (p.solution, p.answer))) for p in problems]
     moved = list(range(len(golds)))
@@ -92,26 +99,26 @@ def fusion_bound(
     # Every problem gets another's: the next in a shuffled ring.
     after = {one: moved[(n + 1) % len(moved)] for n, one in enumerate(moved)}
     others = [golds[after[n]] for n in range(len(golds))]
-    size = len(prompts), trials, segments
-    drawn = np.random.default_rng(seed).uniform(0, most, size).tolist()
+    searched = _SEARCHES[search]
     rows = _row("none", problems, lens.generate(prompts, max_new_tokens=max_new_tokens), lens)
     for gold, texts in (("true", golds), ("shuffled", others)):
         shifts = _shifts(lens, prompts, texts)
-        steerings = [
-            _steering(lens, shifts[n], drawn[n][k])
-            for n in range(len(prompts))
-            for k in range(trials)
-        ]
-        asked = [prompt for prompt in prompts for _ in range(trials)]
-        answers = lens.generate(asked, hooks=by_row(steerings), max_new_tokens=max_new_tokens)
-        repeated = [problem for problem in problems for _ in range(trials)]
-        tried = _row(gold, dataclasses.replace(problems, items=tuple(_renamed(repeated))), answers,
-                     lens)  # fmt: skip
-        for n in range(len(prompts)):
-            some = tried[n * trials : (n + 1) * trials]
-            best = max(range(trials), key=lambda k: _worth(some[k]))
-            kept = {**some[best], "id": problems[n].id, "strengths": drawn[n][best]}
-            rows.append(kept)
+        best: list[dict[str, object]] = []
+        find = searched(len(prompts), segments, most, seed)
+        for _ in range(trials):
+            drawn = find.ask()
+            steerings = [_steering(lens, *pair) for pair in zip(shifts, drawn, strict=True)]
+            answers = lens.generate(prompts, hooks=by_row(steerings), max_new_tokens=max_new_tokens)
+            tried = [
+                {**row, "strengths": strengths}
+                for row, strengths in zip(_row(gold, problems, answers, lens), drawn, strict=True)
+            ]
+            find.tell([_worth(row) for row in tried])
+            best = [
+                old if _worth(old) >= _worth(new) else new
+                for old, new in zip(best or tried, tried, strict=True)
+            ]
+        rows += best
     return Fusion(pd.DataFrame(rows))
 
 
@@ -126,9 +133,65 @@ def _worth(row: dict[str, object]) -> float:
     return 0.7 * float(str(row["overlap"])) - 0.3 * min(float(str(row["perplexity"])) / 100, 1.0)
 
 
-def _renamed(problems: Sequence[Problem]) -> list[Problem]:
-    """Copies of problems need ids of their own."""
-    return [dataclasses.replace(p, id=f"{p.id} {n}") for n, p in enumerate(problems)]
+class _Search(Protocol):
+    """Proposes strengths for every problem, and is told what they were worth."""
+
+    def __init__(self, problems: int, segments: int, most: float, seed: int) -> None: ...
+
+    def ask(self) -> list[list[float]]: ...
+
+    def tell(self, worth: Sequence[float]) -> None: ...
+
+
+class _Random:
+    """Strengths that are drawn anew every time."""
+
+    def __init__(self, problems: int, segments: int, most: float, seed: int) -> None:
+        self._drawn, self._most = np.random.default_rng(seed), most
+        self._size = problems, segments
+
+    def ask(self) -> list[list[float]]:
+        drawn: list[list[float]] = self._drawn.uniform(0, self._most, self._size).tolist()
+        return drawn
+
+    def tell(self, worth: Sequence[float]) -> None:
+        pass
+
+
+class _Tpe:
+    """Strengths by tree-structured Parzen estimators, each problem for itself."""
+
+    def __init__(self, problems: int, segments: int, most: float, seed: int) -> None:
+        try:
+            import optuna
+        except ModuleNotFoundError:
+            raise InputError(
+                "Optuna is not installed; run pip install 'rolelens[optuna]', or take "
+                "search='random'."
+            ) from None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._segments, self._most = segments, most
+        self._studies = [
+            optuna.create_study(
+                direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed + n)
+            )
+            for n in range(problems)
+        ]
+        self._asked: list[Any] = []
+
+    def ask(self) -> list[list[float]]:
+        self._asked = [study.ask() for study in self._studies]
+        return [
+            [trial.suggest_float(f"strength {k}", 0.0, self._most) for k in range(self._segments)]
+            for trial in self._asked
+        ]
+
+    def tell(self, worth: Sequence[float]) -> None:
+        for study, trial, value in zip(self._studies, self._asked, worth, strict=True):
+            study.tell(trial, value)
+
+
+_SEARCHES: Mapping[str, type[_Search]] = {"random": _Random, "tpe": _Tpe}
 
 
 def _row(

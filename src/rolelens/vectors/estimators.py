@@ -248,6 +248,66 @@ class LDA:
 
 
 @dataclass(frozen=True)
+class Contrastive:
+    """Leading direction of a projection trained by InfoNCE (1807.03748; with labels 2004.11362).
+
+    Standardised activations are projected to a few dimensions and scaled to norm 1; each has to be
+    nearer to those of its own class than to the others. What the two classes differ by most there
+    is the direction, read back into the residual stream. Like a probe it may take what tells the
+    classes apart, and with few activations it learns them by heart.
+
+    Attributes:
+        rank: width of the projection.
+        temperature: cosines are divided by it.
+        steps: of Adam, each with all activations.
+        seed: of the first projection.
+    """
+
+    rank: int = 8
+    temperature: float = 0.2
+    steps: int = 100
+    seed: int = 0
+
+    def fit(self, labelled: Labelled) -> Float[Tensor, " d"]:
+        """The direction, with the norm of the difference in means.
+
+        Raises:
+            InputError: numbers that make no sense, or a class of one activation.
+        """
+        if self.rank < 1 or self.steps < 1 or not self.temperature > 0:
+            raise InputError(
+                f"rank is {self.rank}, steps {self.steps} and temperature {self.temperature}; each "
+                "has to be above 0."
+            )
+        if min(len(labelled.positive), len(labelled.negative)) < 2:
+            raise InputError(
+                "a class has one activation, which is near to no other of its class; pass two or "
+                "more of each."
+            )
+        x, y = _stacked(labelled)
+        spread = x.std(dim=0, correction=0).clamp(min=1e-12)
+        z = (x - x.mean(dim=0)) / spread
+        drawn = torch.Generator().manual_seed(self.seed)
+        weights = torch.randn(self.rank, z.shape[1], generator=drawn, dtype=z.dtype)
+        weights = (weights / z.shape[1] ** 0.5).requires_grad_()
+        itself = torch.eye(len(z), dtype=torch.bool)
+        same = (y[:, None] == y) & ~itself
+        adam = torch.optim.Adam([weights], lr=1e-2)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                unit = torch.nn.functional.normalize(z @ weights.T, dim=-1)
+                near = (unit @ unit.T / self.temperature).masked_fill(itself, -torch.inf)
+                own = near.masked_fill(~same, -torch.inf)
+                adam.zero_grad()
+                loss = (near.logsumexp(dim=-1) - own.logsumexp(dim=-1)).mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+        learned = weights.detach()
+        apart = learned @ (z[y == 1].mean(dim=0) - z[y == 0].mean(dim=0))
+        return _scaled(apart @ learned / spread, labelled)
+
+
+@dataclass(frozen=True)
 class WithoutShared:
     """Another estimator's direction without its components along some others.
 
