@@ -42,7 +42,7 @@ class _Asked:
 class Answers:
     """What Inspect asks of a model, of one under a steering: messages in, a text out.
 
-    :func:`provider_class` joins it with Inspect's own base class. Questions that arrive while
+    It is joined with Inspect's own base class where that is there. Questions that arrive while
     others are answered are answered together. Answers are greedy where no temperature is told.
 
     Attributes:
@@ -169,8 +169,8 @@ def _message(message: Any) -> dict[str, str]:
 
 
 @functools.cache
-def provider_class() -> Any:
-    """The model provider ``rolelens`` of Inspect, which is registered by the first call.
+def _registered() -> tuple[Any, Any]:
+    """The class of the provider, and what makes a model that Inspect knows: registered here.
 
     Raises:
         InputError: Inspect is not installed.
@@ -181,8 +181,7 @@ def provider_class() -> Any:
         raise InputError(
             f"Inspect cannot be imported ({error}); run \"pip install 'rolelens[inspect]'\"."
         ) from error
-    modelapi("rolelens")(lambda: _named)
-    return type("SteeredAPI", (Answers, ModelAPI), {})
+    return type("SteeredAPI", (Answers, ModelAPI), {}), modelapi("rolelens")(lambda: _named)
 
 
 def inspect_model(lens: Lens, steering: Steering | None = None) -> Any:
@@ -194,10 +193,11 @@ def inspect_model(lens: Lens, steering: Steering | None = None) -> Any:
     Raises:
         InputError: they do not belong together; Inspect is not installed.
     """
-    api = provider_class()(lens, steering)
+    steered, made = _registered()
+    api = steered(lens, steering)
     from inspect_ai.model import GenerateConfig, Model
 
-    return Model(api, GenerateConfig(), {"steering": str(api.steering)})
+    return Model(made(lens.name, held=api), GenerateConfig(), {"steering": str(api.steering)})
 
 
 def _named(
@@ -208,9 +208,12 @@ def _named(
     steering: Any = None,
     dtype: str | None = None,
     device: str | None = None,
+    held: Answers | None = None,
     **unknown: Any,
 ) -> Any:
-    """The model of a command line."""
+    """The model of a command line, or one that is held in memory."""
+    if held is not None:
+        return held
     if unknown or base_url:
         names = sorted([*unknown, *(["base_url"] if base_url else [])])
         raise InputError(
@@ -223,8 +226,8 @@ def _named(
             "values alone; name a file, or call rolelens.interop.inspect_ai.inspect_model."
         )
     lens = load(model_name, dtype=dtype, device=device)
-    return provider_class()(lens, Steering.load(steering) if steering else None)
+    return _registered()[0](lens, Steering.load(steering) if steering else None)
 
 
 if importlib.util.find_spec("inspect_ai"):
-    provider_class()
+    _registered()
