@@ -39,7 +39,6 @@ docs: $(STAMP)
 # few-shot), with the paper's prompts and split, with GSM8K's JSONL file and TruthfulQA's
 # mc_task.json.
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-deps steering-vectors==0.12.2
 	$(BIN)/python -m pip install --quiet -c constraints.txt lm_eval==0.4.13
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/sweep.py $(if $(MMLU),--mmlu $(MMLU))
@@ -55,9 +54,10 @@ bench: $(STAMP)
 clean:
 	rm -rf $(VENV) runs
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/foreign.txt
 	$(PYTHON) -c 'import sys; sys.exit("rolelens needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/foreign.txt
 	touch $(STAMP)

@@ -1,9 +1,9 @@
 """Control vectors run by llama.cpp itself, against hooks, on the embedded model.
 
-llama.cpp comes with the package llama-cpp-py-sync. The embedded GGUF file is written in float32
-first: with its own 4-bit weights llama.cpp rounds activations as well, and texts part ways.
+llama.cpp comes with the package llama-cpp-python, which is compiled where it is installed.
 """
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,14 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The embedded model in llama.cpp, on two threads, with keys and values in float32."""
-    bindings = foreign("llama_cpp_py_sync._cffi_bindings")
-    library = foreign("llama_cpp_py_sync.llama")
-    try:
-        bindings.get_lib()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"llama.cpp cannot be loaded ({error})")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The embedded model as it is, in 4 bits, and the same weights in float32."""
+    foreign("llama_cpp")
     folder = tmp_path_factory.mktemp("gguf")
     with embedded._gguf_file(folder) as packed:
         in_float32(packed, folder / "float32.gguf")
-    made = library.Llama(
-        str(folder / "float32.gguf"), n_ctx=512, n_threads=2, type_k="f32", type_v="f32"
-    )
-    yield made
-    made.close()
+        (folder / "q4_1.gguf").write_bytes(packed.read_bytes())
+    return {path.stem: path for path in folder.glob("*.gguf")}
 
 
 def in_float32(path: Path, target: Path) -> None:
@@ -62,31 +54,44 @@ def in_float32(path: Path, target: Path) -> None:
     writer.close()
 
 
+def opened(path: Path) -> Any:
+    """A model in llama.cpp, with keys and values in float32."""
+    library = foreign("llama_cpp")
+    kind = library.GGML_TYPE_F32
+    return library.Llama(
+        str(path), n_ctx=512, n_threads=1, n_threads_batch=1, type_k=kind, type_v=kind,
+        flash_attn=False, verbose=False,
+    )  # fmt: skip
+
+
 def set_vector(model: Any, path: Path | None) -> None:
     """Hand a file's ``direction.k`` to llama.cpp: row k - 1 of a buffer over all its layers."""
     import gguf
 
-    lib, ffi = model._lib, model._ffi
+    library = foreign("llama_cpp")
     if path is None:
-        assert lib.llama_set_adapter_cvec(model._ctx, ffi.NULL, 0, 0, -1, -1) == 0
+        assert library.llama_set_adapter_cvec(model._ctx.ctx, None, 0, 0, -1, -1) == 0
         return
-    rows = np.zeros((model.n_layer - 1, model.n_embd), dtype=np.float32)
+    layers = library.llama_model_n_layer(model._model.model)
+    rows = np.zeros((layers - 1, model.n_embd()), dtype=np.float32)
     for tensor in gguf.GGUFReader(path).tensors:
         rows[int(tensor.name.removeprefix("direction.")) - 1] = tensor.data
-    data = ffi.cast("float *", ffi.from_buffer(rows))
-    told = lib.llama_set_adapter_cvec(model._ctx, data, rows.size, model.n_embd, 1, model.n_layer)
+    data = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    told = library.llama_set_adapter_cvec(
+        model._ctx.ctx, data, rows.size, model.n_embd(), 1, layers
+    )
     assert told == 0
 
 
 def run(model: Any, ids: list[int], steps: int) -> tuple[torch.Tensor, list[int]]:
     """Logits at the end of a prompt, and greedy tokens after it."""
-    lib, ffi = model._lib, model._ffi
-    lib.llama_memory_clear(lib.llama_get_memory(model._ctx), True)
-    first, written, past, step = None, [], 0, ids
+    library = foreign("llama_cpp")
+    model.reset()
+    first, written, step = None, [], ids
     for _ in range(steps):
-        past = model._eval_tokens(list(step), past)
-        read = ffi.buffer(lib.llama_get_logits_ith(model._ctx, -1), 4 * model.n_vocab)
-        logits = torch.frombuffer(bytearray(read), dtype=torch.float32)
+        model.eval(step)
+        read = library.llama_get_logits_ith(model._ctx.ctx, -1)
+        logits = torch.from_numpy(np.ctypeslib.as_array(read, (model.n_vocab(),)).copy())
         first = logits if first is None else first
         step = [int(logits.argmax())]
         written += step
@@ -94,18 +99,60 @@ def run(model: Any, ids: list[int], steps: int) -> tuple[torch.Tensor, list[int]
     return first, written
 
 
-def test_llama_cpp_does_what_hooks_do(llama_cpp: Any, smollm2: rl.Lens, tmp_path: Path) -> None:
-    vectors = rl.contrast(smollm2, ["Sir, may I ask?"], ["hey you"], name="formal")
+def compared(lens: rl.Lens, path: Path, folder: Path) -> list[dict[str, Any]]:
+    """llama.cpp on a file beside hooks, unsteered and steered: logits, and tokens that agree."""
+    vectors = rl.contrast(lens, ["Sir, may I ask?"], ["hey you"], name="formal")
     steering = (
         rl.add(vectors.at(16), 1.0) + rl.add(vectors.at(20), 0.5) + rl.add(vectors.at(2), 1.0)
     )
-    path = interop.write_control_vector(steering, tmp_path / "v.gguf")
-    ids = list(smollm2.encode([PROMPT]).ids[0])
-    for done, file in ((rl.Steering(), None), (steering, path)):
-        set_vector(llama_cpp, file)
-        logits, written = run(llama_cpp, ids, STEPS)
-        with torch.inference_mode(), smollm2.steered(done):
-            expected = smollm2.model(torch.tensor([ids]), return_type="logits")[0, -1]
-        assert (logits - expected).abs().max() <= 5e-3
-        text = smollm2.generate([PROMPT], hooks=done, max_new_tokens=STEPS)[0]
-        assert smollm2._text(written) == text
+    vector = interop.write_control_vector(steering, folder / "v.gguf")
+    tokens = lens.encode([PROMPT])
+    ids = list(tokens.ids[0])
+    model = opened(path)
+    rows = []
+    for done, file in ((rl.Steering(), None), (steering, vector)):
+        set_vector(model, file)
+        logits, written = run(model, ids, STEPS)
+        with torch.inference_mode(), lens.steered(done):
+            expected = lens.model(torch.tensor([ids]), return_type="logits")[0, -1]
+        ours = lens.continued(tokens, hooks=done, max_new_tokens=STEPS)[0]
+        theirs = lens._ended(written)
+        same = next(
+            (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+            min(len(ours), len(theirs)),
+        )
+        rows.append(
+            {
+                "logits": float((logits - expected).abs().max()),
+                "spread": float(expected.std()),
+                "ours": ours,
+                "theirs": theirs,
+                "same": same,
+            }
+        )
+        print(
+            f"{path.stem}, {done or 'unsteered'}: largest difference of logits "
+            f"{rows[-1]['logits']:.3g} (their standard deviation is {rows[-1]['spread']:.3g}), "
+            f"{same} greedy tokens the same of {len(ours)}"
+        )
+    model.close()
+    return rows
+
+
+def test_llama_cpp_does_what_hooks_do(
+    files: dict[str, Path], smollm2: rl.Lens, tmp_path: Path
+) -> None:
+    rows = compared(smollm2, files["float32"], tmp_path)
+    assert rows[0]["ours"] != rows[1]["ours"]
+    for row in rows:
+        assert row["logits"] <= 5e-3
+        assert row["theirs"] == row["ours"]
+
+
+def test_with_weights_of_four_bits_it_differs_as_much_unsteered(
+    files: dict[str, Path], smollm2: rl.Lens, tmp_path: Path
+) -> None:
+    """llama.cpp rounds activations to 8 bits there, and hooks run on dequantised weights."""
+    unsteered, steered = compared(smollm2, files["q4_1"], tmp_path)
+    assert unsteered["logits"] > 0.01
+    assert steered["logits"] <= 3 * unsteered["logits"]

@@ -13,8 +13,8 @@ from rolelens.forward.models import HookedModel, is_bridge
 from rolelens.forward.passes import foreign_hooks, installed, one_row
 from rolelens.forward.points import point_states
 
-DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h")
-"""Names of the last matrix of an MLP."""
+OUT = ("out", "dense_out")
+"""What TransformerLens calls the last matrix of an MLP, also of one beside experts."""
 
 
 @contextmanager
@@ -70,12 +70,12 @@ def _down(model: HookedModel, block: int) -> tuple[Any, str]:
     whole: Any = model
     if not is_bridge(model):
         return whole.blocks[block].mlp, "b_out"
-    for name, module in whole.original_model.named_modules():
-        path = name.split(".")
-        inside = "mlp" in path or "feed_forward" in path
-        if path[-1] in DOWN and inside and str(block) in path and hasattr(module, "bias"):
-            return module, "bias"
+    # A bridge holds its parts under two names, TransformerLens' and the checkpoint's.
+    for name, module in whole.blocks[block].mlp.named_modules(remove_duplicate=False):
+        original = getattr(module, "original_component", None)
+        if name.rpartition(".")[2] in OUT and hasattr(original, "bias"):
+            return original, "bias"
     raise InputError(
-        f"{model.cfg.model_name!r} has no down projection that could carry a bias (expected one of "
-        f"{', '.join(DOWN)} in the MLP of a block); steer it with hooks."
+        f"{model.cfg.model_name!r} has no down projection in block {block} that could carry a bias "
+        "(as where experts keep theirs in one tensor); steer it with hooks."
     )

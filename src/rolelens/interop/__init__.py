@@ -2,7 +2,8 @@
 
 A :class:`~rolelens.Steering` says what is done; each format says what of it it can hold, and
 refuses the rest with the reason. Libraries are imported where they are used, and none of them is
-required; :mod:`rolelens.interop.lm_eval` needs its own to be imported.
+required. :mod:`rolelens.interop.lm_eval` and :mod:`rolelens.interop.inspect_ai` are read by the
+programs of those names.
 """
 
 from rolelens.interop.baking import bake

@@ -21,7 +21,7 @@ from torch import Tensor
 from rolelens.errors import InputError, writing
 from rolelens.hooks import Steering
 from rolelens.interop.additions import check_whole
-from rolelens.interop.stock import STOCK, Stock, stock_tokenizer, stock_weights
+from rolelens.interop.stock import STOCK, Stock, stock_places, stock_tokenizer, stock_weights
 from rolelens.lens import Lens
 
 PROBES = ("What is a river?", "Name three birds, please.")
@@ -174,36 +174,24 @@ def _changed(
     original: Any = lens.model
     original = original.original_model
     new = dict(state)
-    names = _names(original, state)
-    blocks = names["blocks"]
+    blocks, embeddings = stock_places(lens)
     for layer in range(lens.n_layers):
         for writer, axis in stock.writers.items():
             name = f"{blocks}.{layer}.{writer}"
             if name in new:
                 new[name] = _without(new[name], axis, plan.removed)
-    for name in names["embeddings"]:
+    for name in embeddings:
         new[name] = _without(new[name], 1, plan.removed)
     for layer, vector in plan.added.items():
         if layer == 0:
-            name, scale = names["embeddings"][0], _embedding_scale(original, config)
+            name, scale = embeddings[0], _embedding_scale(original, config)
         else:
             name = f"{blocks}.{layer - 1}.{stock.bias}"
             scale = float(getattr(config, stock.scale)) if stock.scale else 1.0
-        like = new.get(name, new[names["embeddings"][0]][0])
+        like = new.get(name, new[embeddings[0]][0])
         before = new.get(name, torch.zeros_like(like))
         new[name] = (before.double() + (vector / scale).to(before.device)).to(before.dtype)
     return new
-
-
-def _names(original: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Where a model keeps its blocks, and its embeddings of tokens and of places."""
-    gpt2 = hasattr(original, "transformer")
-    if gpt2:
-        return {
-            "blocks": "transformer.h",
-            "embeddings": ["transformer.wte.weight", "transformer.wpe.weight"],
-        }
-    return {"blocks": "model.layers", "embeddings": ["model.embed_tokens.weight"]}
 
 
 def _embedding_scale(original: Any, config: Any) -> float:

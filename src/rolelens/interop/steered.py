@@ -12,6 +12,7 @@ import torch
 from rolelens.errors import writing
 from rolelens.hooks import Steering
 from rolelens.interop.additions import additions
+from rolelens.interop.stock import stock_places
 from rolelens.lens import Lens
 
 LOWEST = "it adds to the output of a block, so that layer 1 is the lowest"
@@ -31,8 +32,8 @@ def write_steered(steering: Steering, path: str | Path, lens: Lens) -> Path:
     steering.check(lens.source, lens.n_layers)
     vectors = additions(steering, "a file for lm-eval's steered model", lowest=1, why=LOWEST)
     original: Any = lens.model
-    base = original.original_model.base_model
-    blocks = next(name for name in ("layers", "h") if hasattr(base, name))
+    blocks, _ = stock_places(lens)
+    blocks = blocks.removeprefix(f"{original.original_model.base_model_prefix}.")
     target = Path(path)
     content = {
         f"{blocks}.{layer - 1}": {

@@ -111,6 +111,26 @@ def stock_weights(lens: Lens) -> tuple[Any, dict[str, Tensor]]:
     return original.config, {name: held[name] for name in names}
 
 
+def stock_places(lens: Lens) -> tuple[str, list[str]]:
+    """Where a checkpoint has its blocks, and its embeddings of tokens and of places.
+
+    Returns:
+        The name of the list of blocks, and those of the embeddings' weights.
+
+    Raises:
+        InputError: the lens wraps no transformers model.
+    """
+    bridge: Any = lens.model
+    if not hasattr(bridge, "adapter"):
+        raise InputError(
+            f"{lens.name} is a HookedTransformer, which does not say where its checkpoint has its "
+            "blocks; load the model with rl.load(name)."
+        )
+    parts = bridge.adapter.component_mapping
+    embeddings = [parts[one].name for one in ("embed", "pos_embed") if one in parts]
+    return parts["blocks"].name, [f"{name}.weight" for name in embeddings]
+
+
 def stock_tokenizer(lens: Lens) -> Any:
     """The tokenizer of the checkpoint that a lens was loaded from.
 
