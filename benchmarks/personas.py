@@ -25,7 +25,6 @@ from rolelens.patchscoping import Embedding, Overlap, answers, vocabulary
 from rolelens.personas import Asked, PersonaSpace, SelfJudge, answered
 from rolelens.vectors.nulls import gaussian
 
-TOKENS = 64
 LAYERS = (8, 13, 18)
 """Named before anything was measured: about a third, a half and three fifths of the depth."""
 TRAITS, FIT, UNSEEN = 20, 16, 8
@@ -47,8 +46,9 @@ def roles_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace
         lens,
         {name: roles[name] for name in ("default", *names)},
         random.Random(0).sample(questions, given.questions),
-        max_new_tokens=TOKENS,
-        store=work / f"answers_{len(names)}.jsonl",
+        layers=list(LAYERS) if given.few_layers else None,
+        max_new_tokens=given.tokens,
+        store=work / f"answers_{len(names)}_{given.tokens}.jsonl",
     )
     seconds = time.perf_counter() - start
     made = len(found.answers)
@@ -103,8 +103,8 @@ def space_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace
 def traits_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace) -> None:
     """Whether the projection of a prompt's last token predicts what the answer shows."""
     traits = _traits(data, given.traits)
-    made = _trait_vectors(lens, work, traits)
-    tried = _tried(lens, work, traits)
+    made = _trait_vectors(lens, work, traits, given.tokens)
+    tried = _tried(lens, work, traits, given.tokens)
     scores, calibrations = _scores(lens, made, tried)
     table(calibrations)
     print(f"split-half cosine by layer: {_reliability(made)}\n")
@@ -130,13 +130,13 @@ def traits_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespac
 def flags_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace) -> None:
     """Whether planted rows of a training set are told from the others."""
     traits = _traits(data, given.traits)
-    made = _trait_vectors(lens, work, traits)
-    tried = _tried(lens, work, traits)
+    made = _trait_vectors(lens, work, traits, given.tokens)
+    tried = _tried(lens, work, traits, given.tokens)
     plain = [one for one in tried["asked"] if one.side == "none"]
     sampled = answered(
         lens,
         plain,
-        max_new_tokens=TOKENS,
+        max_new_tokens=given.tokens,
         temperature=0.8,
         seed=1,
         store=work / "sampled.jsonl",
@@ -307,7 +307,7 @@ def _asked_of(trait: rl.Trait) -> list[str]:
 
 
 def _trait_vectors(
-    lens: rl.Lens, work: Path, traits: dict[str, rl.Trait]
+    lens: rl.Lens, work: Path, traits: dict[str, rl.Trait], tokens: int
 ) -> personas.AnswerVectors:
     """Directions over answers to some questions under some system prompts; nothing is left out."""
     some = {
@@ -320,11 +320,11 @@ def _trait_vectors(
         for name, trait in traits.items()
     }
     return personas.trait_vectors(
-        lens, some, layers=list(LAYERS), max_new_tokens=TOKENS, store=work / "traits.jsonl"
+        lens, some, layers=list(LAYERS), max_new_tokens=tokens, store=work / "traits.jsonl"
     )
 
 
-def _tried(lens: rl.Lens, work: Path, traits: dict[str, rl.Trait]) -> pd.DataFrame:
+def _tried(lens: rl.Lens, work: Path, traits: dict[str, rl.Trait], tokens: int) -> pd.DataFrame:
     """Answers to other questions, under other system prompts of both sides and under none."""
     asked = []
     for name, trait in traits.items():
@@ -335,7 +335,7 @@ def _tried(lens: rl.Lens, work: Path, traits: dict[str, rl.Trait]) -> pd.DataFra
                 Asked(name, "none", "", question),
                 Asked(name, "negative", trait.negative[turn], question),
             ]
-    texts = answered(lens, asked, max_new_tokens=TOKENS, store=work / "tried.jsonl")
+    texts = answered(lens, asked, max_new_tokens=tokens, store=work / "tried.jsonl")
     frame = pd.DataFrame({"asked": asked, "answer": texts})
     frame["name"] = [one.name for one in asked]
     frame["side"] = [one.side for one in asked]
@@ -464,6 +464,8 @@ def main() -> None:
     parser.add_argument("--roles", type=int, help="that many of them, for a share of the time")
     parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--traits", type=int, default=TRAITS)
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer at most")
+    parser.add_argument("--few-layers", action="store_true", help=f"read layers {LAYERS} alone")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     lens = rl.load("smollm2", dtype=torch.float32)
