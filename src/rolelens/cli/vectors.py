@@ -27,7 +27,15 @@ from rolelens.errors import InputError
 from rolelens.errors import unknown as unknown_name
 from rolelens.extraction import contrast as between
 from rolelens.extraction import role_vectors, system_vectors
-from rolelens.patchscoping import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
+from rolelens.patchscoping import (
+    PROMPT,
+    Addition,
+    JacobianLens,
+    LogitLens,
+    Reader,
+    SelfIE,
+    TokenIdentity,
+)
 from rolelens.patchscoping import patchscope as read
 from rolelens.vectors import Directions
 
@@ -131,7 +139,7 @@ def patchscope(
     layer: Annotated[int, typer.Option(help="The layer it was measured at.")],
     position: Annotated[int | None, typer.Option(help="Its position; the last by default.")] = None,
     reader: Annotated[
-        str, typer.Option(help="addition, token-identity, selfie or logit-lens.")
+        str, typer.Option(help="addition, token-identity, selfie, logit-lens or jacobian-lens.")
     ] = "addition",
     alpha: Annotated[
         float | None, typer.Option(help="Strength of the addition, raw; 3 by default.")
@@ -172,6 +180,7 @@ def _reader(name: str, alpha: float | None, prompt: str | None, max_new_tokens: 
         "token-identity": lambda: TokenIdentity(max_new_tokens=max_new_tokens),
         "selfie": lambda: SelfIE(max_new_tokens=max_new_tokens),
         "logit-lens": LogitLens,
+        "jacobian-lens": JacobianLens,
     }
     if name not in readers:
         raise unknown_name("reader", name, readers)
