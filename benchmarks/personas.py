@@ -239,12 +239,26 @@ def predictors_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Name
     table(pd.DataFrame(rows))
 
 
+def suggest_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace) -> None:
+    """How long it takes to say where to begin, over all layers and positions."""
+    roles, base = rl.load_roles(), list(rl.load_base())[:24]
+    rows = []
+    for name in ("nurse", "mathematician"):
+        vectors = rl.role_vectors(lens, {name: list(roles[name])[:24]}, base)[name]
+        busy = time.process_time()
+        seconds, found = timed(lambda vectors=vectors: rl.suggest(lens, vectors, "mini"))
+        busy = time.process_time() - busy
+        rows.append({"role": name, "seconds": seconds, "processor": busy, "why": found.reason})
+    table(pd.DataFrame(rows), 0)
+
+
 STAGES = {
     "roles": roles_stage,
     "space": space_stage,
     "traits": traits_stage,
     "flags": flags_stage,
     "predictors": predictors_stage,
+    "suggest": suggest_stage,
 }
 
 

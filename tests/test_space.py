@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,8 @@ def test_a_map_groups_what_is_near() -> None:
     figure = rl.plots.persona_map(table)
     assert sum(len(trace.x) for trace in figure.data) == 13
     assert "along the assistant axis" in figure.data[0].hovertemplate
+    told = re.findall(r"<title>[^<]*(role \d+|default)", rl.plots.svg(figure))  # as in a report
+    assert sorted(told) == sorted(table["name"])
 
 
 def test_others_are_placed_by_cosines() -> None:
