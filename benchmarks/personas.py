@@ -27,6 +27,8 @@ from rolelens.vectors.nulls import gaussian
 
 LAYERS = (8, 13, 18)
 """Named before anything was measured: about a third, a half and three fifths of the depth."""
+QUESTIONS = 20
+"""Of the 240, drawn at random, that all roles are asked."""
 TRAITS, FIT, UNSEEN = 20, 16, 8
 """Traits, and how many of a trait's questions its direction is made of and tried on."""
 SYSTEMS = 3
@@ -39,16 +41,16 @@ def roles_stage(lens: rl.Lens, data: Path, work: Path, given: argparse.Namespace
     roles = prompts.load_traits(data / "persona_space" / "roles")
     names = sorted(name for name in roles if name != "default")
     if given.roles is not None:
-        names = sorted(random.Random(0).sample(names, given.roles))
+        names = sorted(random.Random(0).sample(names, len(names))[: given.roles])
     questions = prompts.load_questions(data / "persona_space" / "questions.jsonl")
     start = time.perf_counter()
     found = personas.role_answers(
         lens,
         {name: roles[name] for name in ("default", *names)},
-        random.Random(0).sample(questions, given.questions),
+        random.Random(0).sample(questions, QUESTIONS)[: given.questions],
         layers=list(LAYERS) if given.few_layers else None,
         max_new_tokens=given.tokens,
-        store=work / f"answers_{len(names)}_{given.tokens}.jsonl",
+        store=work / "answers.jsonl",
     )
     seconds = time.perf_counter() - start
     made = len(found.answers)
@@ -476,7 +478,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--roles", type=int, help="that many of them, for a share of the time")
-    parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--traits", type=int, default=TRAITS)
     parser.add_argument("--tokens", type=int, default=64, help="of an answer at most")
     parser.add_argument("--few-layers", action="store_true", help=f"read layers {LAYERS} alone")
