@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -81,7 +82,7 @@ def foretold(
     layers: Sequence[int],
     *,
     paired: bool = False,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """The predictors of :func:`steerability`, from residual streams at one position.
 
     Args:

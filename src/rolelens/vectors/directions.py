@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -67,7 +68,7 @@ class Directions(Shown):
     contrast: str = "role prompts - base prompts"
     kind: str = "role"
     nulls: Mapping[str, Null] = field(default_factory=dict)
-    foretold: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    foretold: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         axes = (len(self.names), len(self.layers), len(self.positions))
