@@ -284,7 +284,11 @@ class Directions(Shown):
             "nulls": {name: dataclasses.asdict(null) for name, null in self.nulls.items()},
             "prompts": dict(self.prompts),
             "source": dataclasses.asdict(self.source) if self.source else None,
-            "foretold": {sha: list(map(dict, rows)) for sha, rows in self.foretold.items()},
+            "foretold": {
+                sha: list(map(dict, self.foretold[sha]))
+                for sha in map(self.sha_of, self.names if self.foretold else ())
+                if sha in self.foretold
+            },
         }
         tensors = {"directions": self.directions, "resid_norm": self.resid_norm}
         return write_tensors(Path(path), tensors, header)
