@@ -50,6 +50,30 @@ def logits(model: Any, ids: Sequence[int]) -> Tensor:
         return model(torch.tensor([ids])).logits[0]
 
 
+def mean_jacobian(model: Any, ids: Sequence[int], layer: int, at: Sequence[int]) -> Tensor:
+    """J-lens: of what leaves the last block by what enters another, ``[d_model, d_model]``.
+
+    Summed over target tokens and a mean over source tokens, both of ``at``.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def enter(x: Tensor) -> Tensor:
+        kept["source"] = x.detach().requires_grad_()
+        return kept["source"]
+
+    def leave(x: Tensor) -> Tensor:
+        kept["target"] = x
+        return x
+
+    last = blocks(model)[-1].register_forward_hook(_on_first(leave))
+    with _changed(model, layer, enter):
+        model(torch.tensor([ids]))
+    last.remove()
+    wanted = kept["target"][0, list(at)].sum(dim=0)
+    rows = [torch.autograd.grad(y, kept["source"], retain_graph=True)[0] for y in wanted]
+    return torch.stack([row[0, list(at)].mean(dim=0) for row in rows])
+
+
 def _on_first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     """A forward hook that changes the output, or the first output."""
 

@@ -10,7 +10,14 @@ import rolelens as rl
 import tiny
 from rolelens import loading
 from rolelens.cli import app
-from rolelens.patchscoping import Addition, LogitLens, Reader, SelfIE, TokenIdentity
+from rolelens.patchscoping import (
+    Addition,
+    JacobianLens,
+    LogitLens,
+    Reader,
+    SelfIE,
+    TokenIdentity,
+)
 
 GRID = ["--layers", "1,2", "--positions=-1"]
 QUESTIONS = [
@@ -168,6 +175,7 @@ def test_patchscope_prints_what_the_library_reads(lens: rl.Lens, model: str, vec
         ("token-identity", TokenIdentity(max_new_tokens=5)),
         ("selfie", SelfIE(max_new_tokens=5)),
         ("logit-lens", LogitLens()),
+        ("jacobian-lens", JacobianLens()),
     ],
 )
 def test_patchscope_takes_other_readers(

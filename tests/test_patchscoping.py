@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -6,9 +8,11 @@ import planted
 import rolelens as rl
 import tiny
 from conftest import Variant
+from rolelens import forward
 from rolelens.patchscoping import (
     IDENTITY,
     Addition,
+    JacobianLens,
     LogitLens,
     NearestPrompts,
     Reader,
@@ -107,6 +111,49 @@ def test_the_logit_lens_is_the_models_own_unembedding(
     assert reading.text == ", ".join(top)
 
 
+@pytest.mark.parametrize("skip", [0, 5])
+def test_a_transported_direction_is_the_mean_jacobian_times_it(
+    lens: rl.Lens, variant: Variant, skip: int
+) -> None:
+    """J built entry by entry, by a backward pass for each dimension of the last block's output."""
+    model, tokenizer = tiny.reference(variant.architecture), tiny.tokenizer()
+    prompts = tiny.PROMPTS[:2]
+    d = torch.randn(lens.d_model, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(lens.d_model)
+    for prompt in prompts:
+        ids = oracles.chat_ids(tokenizer, prompt)
+        jacobian = oracles.mean_jacobian(model, ids, 2, range(skip, len(ids) - 1))
+        expected += jacobian @ d / len(prompts)
+    found = forward.transported(lens.model, lens.encode(prompts), d[None], [2], skip=skip)[0]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_jacobian_lens_is_that_of_transformer_lens(llama: rl.Lens) -> None:
+    analysis = pytest.importorskip("transformer_lens.tools.analysis")
+    prompts = [f"{text} {text} {text}" for text in tiny.PROMPTS[:3]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = analysis.JacobianLens.fit(
+            llama.model, prompts, corpus="tiny", skip_first_positions=4, show_progress=False
+        )
+    vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
+    several = [vectors.at(1), vectors.at(3)]
+    raw = llama.encode(prompts, raw=True)
+    ours = JacobianLens(raw, n=6, skip=4).table(llama, several)
+    theirs = JacobianLens(n=6, fitted=fitted).table(llama, several)
+    assert ours["token"].tolist() == theirs["token"].tolist()
+    assert ours["logit"].tolist() == pytest.approx(theirs["logit"].tolist(), rel=1e-3, abs=1e-3)
+    plain = LogitLens(6).table(llama, several)
+    assert ours["token"].tolist() != plain["token"].tolist()
+    (reading,) = rl.patchscope(llama, several[:1], JacobianLens(raw, n=6, skip=4))
+    assert reading.text == ", ".join(ours.loc[:5, "token"].str.strip())
+    other = analysis.JacobianLens({0: torch.eye(4)}, n_prompts=1, d_model=4)
+    with pytest.raises(rl.InputError, match="has no layer 2, which the direction of 'a' leaves"):
+        JacobianLens(fitted=other).table(llama, several)
+    with pytest.raises(rl.InputError, match="does not fit tiny-Llama: lens was fitted for d_model"):
+        JacobianLens(fitted=other).table(llama, several[:1])
+
+
 def test_the_nearest_prompts_project_highest(llama: rl.Lens) -> None:
     vectors = rl.role_vectors(llama, {"a": tiny.PROMPTS}, base=tiny.OTHERS)["a"]
     several = [vectors.at(3, -1), vectors.at(1, -2)]
@@ -132,6 +179,7 @@ READERS = [
     TokenIdentity(2, max_new_tokens=5, temperature=0.7, seed=3),
     SelfIE(1, max_new_tokens=5),
     LogitLens(),
+    JacobianLens(tiny.PROMPTS, skip=3),
     NearestPrompts(tiny.PROMPTS),
 ]
 
@@ -208,6 +256,8 @@ def test_bad_readings_are_refused(llama: rl.Lens) -> None:
         (NearestPrompts(tiny.PROMPTS, 99), "n is 99; there are"),
         (LogitLens(0), "n is 0"),
         (LogitLens(301), "n is 301; it has to be from 1 to 300"),
+        (JacobianLens(tiny.PROMPTS, skip=99), "of which the first 99 and the last are left out"),
+        (JacobianLens(tiny.PROMPTS, fitted=object()), "leave one of them out"),
     ):
         with pytest.raises(rl.InputError, match=sentence):
             rl.patchscope(llama, [d], reader)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import rolelens as rl
 import tiny
 from conftest import Variant
 from rolelens.personas import AnswerVectors, Asked, PersonaSpace, RubricJudge, SelfJudge, answered
+from rolelens.personas.answering import prompt_of
 
 QUESTIONS = [*tiny.PROMPTS[:3], tiny.OTHERS[0]]
 TRAIT = rl.Trait("loud", ("Be loud.", "SHOUT."), ("Be quiet.", "Whisper."), tuple(QUESTIONS))
@@ -55,6 +57,7 @@ def test_a_trait_is_the_difference_of_answers(lens: rl.Lens, variant: Variant) -
         ]
         sides[side] = torch.stack(states).mean(dim=0)
     expected = sides["positive"] - sides["negative"]
+    assert made.vectors.steerability().empty  # four answers of a side are too few
     found = made.vectors.directions[0, :, 0].double()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert made.vectors.kind == "trait"
@@ -259,6 +262,8 @@ def test_a_map_groups_what_is_near() -> None:
     figure = rl.plots.persona_map(table)
     assert sum(len(trace.x) for trace in figure.data) == 13
     assert "along the assistant axis" in figure.data[0].hovertemplate
+    told = re.findall(r"<title>[^<]*(role \d+|default)", rl.plots.svg(figure))  # as in a report
+    assert sorted(told) == sorted(table["name"])
 
 
 def test_others_are_placed_by_cosines() -> None:
@@ -309,3 +314,25 @@ def test_bad_personas_are_refused(llama: rl.Lens, unchecked: object) -> None:
 
 def _traits(lens: rl.Lens, **changes) -> None:
     rl.trait_vectors(lens, dataclasses.replace(TRAIT, **changes))
+
+
+def test_vectors_over_answers_come_with_what_predicts_them(llama: rl.Lens) -> None:
+    questions = [f"What is {n}?" for n in range(6)]
+    made = rl.role_answers(llama, ROLES, questions, layers=[2], max_new_tokens=4)
+    table = made.vectors.steerability()
+    assert table["name"].tolist() == list(ROLES)
+    kept = made.answers[made.answers["kept"]]
+    states = {
+        name: rl.activations(
+            llama,
+            [prompt_of(llama, Asked(*row[:4])) for row in rows.itertuples(index=False)],
+            [2],
+            "mean",
+            answers=rows["answer"].tolist(),
+        )[:, 0].double()
+        for name, rows in kept.groupby("name")
+    }
+    each = states["cook"] - states["default"].mean(dim=0)
+    rests = (each.sum(dim=0) - each) / (len(each) - 1)
+    expected = torch.cosine_similarity(each, rests, dim=-1).mean()
+    assert table["agreement"][0] == pytest.approx(float(expected), abs=1e-3)

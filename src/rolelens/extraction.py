@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from torch import Tensor
 
 from rolelens import forward
 from rolelens.errors import InputError, unique, unknown
 from rolelens.forward import Tokens
 from rolelens.lens import Lens, Prompts
+from rolelens.predictors import SINGLES, with_foretold
 from rolelens.progress import track
 from rolelens.prompts import digest
 from rolelens.residuals import known_layers, known_positions, streamed
@@ -346,11 +348,14 @@ def _difference(
     means = {name: RunningMean() for name in tokens}
     place = [(name, n) for name, prompts in tokens.items() for n in range(len(prompts))]
     stream = streamed(lens, whole, layers, positions)
+    last = positions.index(max(positions))
+    singles: dict[str, list[Tensor]] = {name: [] for name in tokens}
     for rows, x in track(stream, "vectors", total=len(forward.batches(whole))):
         for name in dict.fromkeys(place[row][0] for row in rows):
             inside = torch.tensor([place[row][0] == name for row in rows])
             means[name].add(x[inside])
             prompts = torch.tensor([place[row][1] for row in rows[inside]])
+            singles[name].append(x[inside][prompts < SINGLES, :, last].float().cpu())
             for weighted in sums:
                 if name in weighted:
                     weighted[name].add(x[inside], prompts)
@@ -358,7 +363,7 @@ def _difference(
                 norm.add(x[inside].double().norm(dim=-1))
         forward.release_memory()
     nu = means.pop("base").mean
-    return Directions(
+    made = Directions(
         directions=torch.stack([mean.mean - nu for mean in means.values()]).float().cpu(),
         names=tuple(means),
         layers=tuple(layers),
@@ -366,3 +371,5 @@ def _difference(
         resid_norm=norm.mean.float().cpu(),
         source=lens.source,
     )
+    base = torch.cat(singles.pop("base"))
+    return with_foretold(made, {name: (torch.cat(own), base) for name, own in singles.items()})

@@ -1,6 +1,9 @@
 """What tells beforehand whether a direction will steer, and how well that is foretold."""
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,6 +14,12 @@ from rolelens.errors import InputError
 from rolelens.lens import Lens, Prompts
 from rolelens.residuals import activations, known_layers, known_positions
 from rolelens.stats import projections, separation
+from rolelens.vectors import Directions
+
+LEAST = 5
+"""Prompts on a side that predictors need."""
+SINGLES = 32
+"""Prompts or answers of a side that are kept one by one for them, while directions are measured."""
 
 
 def steerability(
@@ -47,7 +56,7 @@ def steerability(
         InputError: fewer than five prompts in a set, or as for :func:`rolelens.contrast`.
     """
     for side, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, str) or len(prompts) < 5:
+        if isinstance(prompts, str) or len(prompts) < LEAST:
             raise InputError(
                 f"the {side} prompts are {str(prompts)[:40]!r}; a list of at least five is needed."
             )
@@ -56,27 +65,76 @@ def steerability(
     p, n = (activations(lens, one, layers, positions).double() for one in tokens)
     rows = []
     for k, position in enumerate(positions):
-        apart = separation(projections(p[:, :, k], n[:, :, k], layers=layers), resamples=1)
-        for at, layer in enumerate(layers):
-            ours, theirs = p[:, at, k], n[:, at, k]
-            d = ours.mean(dim=0) - theirs.mean(dim=0)
-            alive = bool(d.norm() > 0)
-            row = {"name": name, "layer": layer, "position": position}
-            rows.append(
-                row
-                | {
-                    "agreement": _agreement(ours, theirs) if alive else float("nan"),
-                    "auroc": apart.auroc[at] if alive else float("nan"),
-                    "discriminability": _apart(ours @ d, theirs @ d) if alive else float("nan"),
-                    "norm": float(d.norm() / theirs.norm(dim=-1).mean()),
-                }
-            )
+        ours, theirs = p[:, :, k], n[:, :, k]
+        paired = len(ours) == len(theirs)
+        found = foretold(ours, theirs, layers, paired=paired)
+        norms = (ours.mean(dim=0) - theirs.mean(dim=0)).norm(dim=-1)
+        shares = norms / theirs.norm(dim=-1).mean(dim=0)
+        for row, share in zip(found, shares.tolist(), strict=True):
+            label = {"name": name, "layer": row["layer"], "position": position}
+            rows.append({**label, **row, "norm": share})
     return pd.DataFrame(rows)
 
 
-def _agreement(ours: Float[Tensor, "ours d"], theirs: Float[Tensor, "theirs d"]) -> float:
+def foretold(
+    positive: Float[Tensor, "positive_prompt layer d_model"],
+    negative: Float[Tensor, "negative_prompt layer d_model"],
+    layers: Sequence[int],
+    *,
+    paired: bool = False,
+) -> list[dict[str, Any]]:
+    """The predictors of :func:`steerability`, from residual streams at one position.
+
+    Args:
+        positive: of the prompts that the direction points to.
+        negative: of those that it points away from.
+        layers: names of the layers.
+        paired: take the differences of pairs, not those from the mean of the negative prompts.
+
+    Returns:
+        One a layer: ``layer``, ``agreement``, ``auroc`` and ``discriminability``.
+    """
+    p, n = positive.double(), negative.double()
+    apart = separation(projections(p, n, layers=list(layers)), resamples=1)
+    rows = []
+    for at, layer in enumerate(layers):
+        ours, theirs = p[:, at], n[:, at]
+        d = ours.mean(dim=0) - theirs.mean(dim=0)
+        alive = bool(d.norm() > 0)
+        each = ours - (theirs if paired else theirs.mean(dim=0))
+        rows.append(
+            {
+                "layer": layer,
+                "agreement": _agreement(each) if alive else float("nan"),
+                "auroc": apart.auroc[at] if alive else float("nan"),
+                "discriminability": _apart(ours @ d, theirs @ d) if alive else float("nan"),
+            }
+        )
+    return rows
+
+
+def with_foretold(made: Directions, sides: Mapping[str, tuple[Tensor, Tensor]]) -> Directions:
+    """Directions with what predicts that they will steer, where enough is known of single prompts.
+
+    Args:
+        made: the directions.
+        sides: for each name ``[prompt layer d_model]`` of what its directions point to, and of what
+            they point away from.
+    """
+    known = {
+        made.sha_of(name): [
+            row
+            for row in foretold(positive, negative, made.layers)
+            if not math.isnan(row["agreement"])
+        ]
+        for name, (positive, negative) in sides.items()
+        if min(len(positive), len(negative)) >= LEAST
+    }
+    return dataclasses.replace(made, foretold=known)
+
+
+def _agreement(each: Float[Tensor, "prompt d"]) -> float:
     """Mean cosine of each difference with the mean of the others."""
-    each = ours - (theirs if len(ours) == len(theirs) else theirs.mean(dim=0))
     others = (each.sum(dim=0) - each) / (len(each) - 1)
     return float(torch.nn.functional.cosine_similarity(each, others, dim=-1).mean())
 

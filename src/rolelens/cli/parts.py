@@ -17,7 +17,15 @@ from rolelens.errors import InputError, unknown, writing
 from rolelens.forward import Named
 from rolelens.hooks import Steering, ablate, add
 from rolelens.lens import Lens
-from rolelens.patchscoping import PROMPT, Addition, LogitLens, Reader, SelfIE, TokenIdentity
+from rolelens.patchscoping import (
+    PROMPT,
+    Addition,
+    JacobianLens,
+    LogitLens,
+    Reader,
+    SelfIE,
+    TokenIdentity,
+)
 from rolelens.sweeps import Estimate, duration
 from rolelens.tasks import AnyTask, Options, load_task
 from rolelens.vectors import Directions
@@ -154,6 +162,7 @@ def reader_of(name: str, alpha: float | None, prompt: str | None, max_new_tokens
         "token-identity": lambda: TokenIdentity(max_new_tokens=max_new_tokens),
         "selfie": lambda: SelfIE(max_new_tokens=max_new_tokens),
         "logit-lens": LogitLens,
+        "jacobian-lens": JacobianLens,
     }
     if name not in readers:
         raise unknown("reader", name, readers)

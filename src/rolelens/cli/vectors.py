@@ -125,7 +125,7 @@ def patchscope(
     layer: Annotated[int, typer.Option(help="The layer it was measured at.")],
     position: Annotated[int | None, typer.Option(help="Its position; the last by default.")] = None,
     reader: Annotated[
-        str, typer.Option(help="addition, token-identity, selfie or logit-lens.")
+        str, typer.Option(help="addition, token-identity, selfie, logit-lens or jacobian-lens.")
     ] = "addition",
     alpha: Annotated[
         float | None, typer.Option(help="Strength of the addition, raw; 3 by default.")

@@ -73,6 +73,7 @@ from rolelens.forward.streams import (
     residual_stream,
     token_states,
 )
+from rolelens.forward.tangents import transported
 from rolelens.forward.tokens import (
     Batch,
     Tokens,
@@ -155,5 +156,6 @@ __all__ = [
     "token_states",
     "told",
     "too_large",
+    "transported",
     "unembed",
 ]

@@ -1,6 +1,6 @@
 """Directions read as text, and whether the text says more than chance."""
 
-from rolelens.patchscoping.inspection import LogitLens, NearestPrompts
+from rolelens.patchscoping.inspection import JacobianLens, LogitLens, NearestPrompts
 from rolelens.patchscoping.judges import (
     QUESTION,
     Embedding,
@@ -42,6 +42,7 @@ __all__ = [
     "Calibration",
     "Embedding",
     "EndpointYesNo",
+    "JacobianLens",
     "Judge",
     "LogitLens",
     "NearestPrompts",

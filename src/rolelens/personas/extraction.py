@@ -18,6 +18,7 @@ from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.personas.answering import Asked, answered, prompt_of
 from rolelens.personas.judging import Judge
+from rolelens.predictors import SINGLES, with_foretold
 from rolelens.progress import track
 from rolelens.prompts import Trait, digest
 from rolelens.residuals import known_layers
@@ -124,9 +125,14 @@ def trait_vectors(
         above = table["score"] >= cut
         kept = np.where(table["side"] == "positive", above, table["score"] < cut)
         table["kept"] &= kept & table["score"].notna()
-    means, norms, found = _means(lens, asked, table, layers)
+    sums, singles, norms, found = _means(lens, asked, table, layers)
     signs = {"positive": 1.0, "negative": -1.0}
-    return _vectors(lens, several, table, means, norms, found, signs, "trait")
+    made = _vectors(lens, several, table, sums, norms, found, signs, "trait")
+    sides = {
+        name: (torch.stack(singles[name, "positive"]), torch.stack(singles[name, "negative"]))
+        for name in several
+    }
+    return dataclasses.replace(made, vectors=with_foretold(made.vectors, sides))
 
 
 def role_answers(
@@ -180,13 +186,18 @@ def role_answers(
     table = _answers(lens, asked, traits, judge, max_new_tokens, store)
     if judge is not None:
         table["kept"] &= (table["score"] >= cut) | (table["name"] == DEFAULT)
-    means, norms, found = _means(lens, asked, table, layers)
+    sums, singles, norms, found = _means(lens, asked, table, layers)
     named = {name: trait for name, trait in traits.items() if name != DEFAULT}
-    return _vectors(lens, named, table, means, norms, found, {"positive": 1.0}, "role")
+    made = _vectors(lens, named, table, sums, norms, found, {"positive": 1.0}, "role")
+    plain = torch.stack(singles[DEFAULT, "positive"])
+    sides = {name: (torch.stack(singles[name, "positive"]), plain) for name in named}
+    return dataclasses.replace(made, vectors=with_foretold(made.vectors, sides))
 
 
 Means: TypeAlias = Mapping[tuple[str, str, int], tuple[int, Float[Tensor, "layer d_model"]]]
 """Count and sum of what was read, by name, side and half."""
+Singles: TypeAlias = Mapping[tuple[str, str], list[Float[Tensor, "layer d_model"]]]
+"""Some of what was read, answer by answer, by name and side."""
 
 
 def _asked(
@@ -229,8 +240,8 @@ def _answers(
 
 def _means(
     lens: Lens, asked: Sequence[Asked], table: pd.DataFrame, layers: Sequence[int] | None
-) -> tuple[Means, list[float], list[int]]:
-    """Sums over kept answers of each name, side and half; mean norms of all of them; layers."""
+) -> tuple[Means, Singles, list[float], list[int]]:
+    """Sums over kept answers of each name, side and half, some of them; mean norms; layers."""
     found = known_layers(lens, layers)
     questions = {question: n for n, question in enumerate(dict.fromkeys(table["question"]))}
     rows = table.index[table["kept"]].tolist()
@@ -240,6 +251,8 @@ def _means(
         [prompt_of(lens, asked[row]) for row in rows], [table["answer"][row] for row in rows]
     )
     sums: dict[tuple[str, str, int], tuple[int, Tensor]] = {}
+    few = table.loc[rows].groupby(["name", "side"]).cumcount() < SINGLES
+    singles: dict[tuple[str, str], list[Tensor]] = {}
     norm, n = torch.zeros(len(found), dtype=torch.float64), 0
     stream = forward.answer_states(lens.model, tokens, found, "resid_pre", "mean")
     for batch, x in track(stream, "reading", total=len(forward.batches(tokens))):
@@ -253,9 +266,11 @@ def _means(
             key = (one.name, one.side, questions[one.question] % 2)
             count, total = sums.get(key, (0, torch.zeros_like(state)))
             sums[key] = count + 1, total + state
+            if few[rows[place]]:
+                singles.setdefault((one.name, one.side), []).append(state.float())
         norm, n = norm + states.norm(dim=-1).sum(dim=0), n + len(states)
         forward.release_memory()
-    return sums, (norm / n).tolist(), found
+    return sums, singles, (norm / n).tolist(), found
 
 
 def _vectors(

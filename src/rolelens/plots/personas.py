@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rolelens.plots.style import COLOURS, filled, line, styled
+from rolelens.plots.vectors import LABEL, label_places
 
 NAMED = 40
 """Names that are written beside their points; of more, they show on hovering alone."""
@@ -19,7 +20,8 @@ def persona_map(table: pd.DataFrame) -> go.Figure:
         InputError: an empty table.
     """
     filled(table, "the map of roles")
-    figure = go.Figure()
+    figure, named = go.Figure(), len(table) <= NAMED
+    table = table.assign(where=label_places(table) if named else "top center")
     for cluster, rows in table.groupby("cluster", sort=True):
         default = cluster == 0
         colour = "#000000" if default else COLOURS[(int(str(cluster)) - 1) % (len(COLOURS) - 2)]
@@ -29,9 +31,9 @@ def persona_map(table: pd.DataFrame) -> go.Figure:
                 y=rows["y"],
                 text=rows["name"],
                 name="the model as itself" if default else f"group {cluster}",
-                mode="markers+text" if default or len(table) <= NAMED else "markers",
-                textposition="top center",
-                textfont={"size": 11},
+                mode="markers+text" if default or named else "markers",
+                textposition=rows["where"],
+                textfont={"size": LABEL},
                 marker={
                     "size": 13 if default else 9,
                     "color": colour,

@@ -64,7 +64,7 @@ def pca(result: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
         if domains and name not in domains:
             raise InputError(f"{name!r} has no domain; pass one for it, or no domains at all.")
     figure, table = go.Figure(), result.table()
-    table = table.assign(where=_label_places(table))
+    table = table.assign(where=label_places(table))
     groups = table["name"].map(dict(domains)) if domains else pd.Series("", table.index)
     for n, (domain, rows) in enumerate(table.groupby(groups, sort=False)):
         figure.add_trace(
@@ -89,7 +89,7 @@ def pca(result: PCA, domains: Mapping[str, str] | None = None) -> go.Figure:
     return styled(figure, "Directions on their principal components", height=PLANE + 140)
 
 
-def _label_places(table: pd.DataFrame) -> list[str]:
+def label_places(table: pd.DataFrame) -> list[str]:
     """Where each name's label stands, so that it covers as little as possible of what is there."""
     ends = [(table[axis].min(), table[axis].max()) for axis in "xy"]
     scales = [PLANE / ((high - low) or 1.0) for low, high in ends]
