@@ -5,7 +5,6 @@ import json
 import linecache
 import re
 import warnings
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import rolelens as rl
 import test_bias as bias
 import tiny
 from conftest import HAS_HOOKED, hooked_transformer
+from rolelens import features, updates
+from rolelens.sweeps.runners import processes
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -48,9 +49,17 @@ def save_model(folder: Path) -> None:
     tiny.tokenizer().save_pretrained(folder)
 
 
+def fixed(function: Any, **options: Any) -> Any:
+    """A function with some options, whatever it is asked for."""
+    return lambda *given, **asked: function(*given, **asked | options)
+
+
 @pytest.fixture
 def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Where a document's blocks run: models loaded by name are tiny; sets and answers are short."""
+    """Where a document's blocks run: models loaded by name are tiny; sets and answers are short.
+
+    What would take minutes takes fewer steps, nulls or items.
+    """
     load, load_task, load_roles, load_base = rl.load, rl.load_task, rl.load_roles, rl.load_base
     generate = rl.Lens.generate
     save_model(tmp_path / "path" / "to" / "model")
@@ -69,12 +78,19 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
             for role, prompts in load_roles().items()
         }
 
-    def short_answers(lens: rl.Lens, prompts: Any, **options: Any) -> list[str]:
-        return generate(lens, prompts, **options | {"max_new_tokens": 4})
-
     monkeypatch.setattr(rl, "load", loaded)
-    monkeypatch.setattr(rl.Lens, "generate", short_answers)
-    monkeypatch.setattr(rl, "load_task", short_task)
+    monkeypatch.setattr(rl.Lens, "generate", fixed(generate, max_new_tokens=4))
+    for place in (rl, rl.tasks):
+        monkeypatch.setattr(place, "load_task", short_task)
+    for place, name, options in (
+        (rl, "side_effects", {"nulls": 3}),
+        (rl, "suggest", {"items": 3}),
+        (features, "train_sae", {"steps": 5}),
+        (updates, "train_adapter", {"steps": 4}),
+        (updates, "fusion_bound", {"trials": 2, "max_new_tokens": 8}),
+    ):
+        monkeypatch.setattr(place, name, fixed(getattr(place, name), **options))
+    monkeypatch.setattr(processes, "CORES", 1)  # a worker takes seconds to start
     monkeypatch.setattr(rl, "load_roles", short_roles)
     monkeypatch.setattr(rl, "load_base", lambda: load_base()[:8])
     return {}
@@ -118,10 +134,8 @@ def with_roles(known: dict[str, Any]) -> None:
     known["domains"] = dict.fromkeys(known["roles"], "math")
 
 
-def with_an_autoencoder(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An autoencoder in a folder as Gemma Scope's, questions; and a few steps of training."""
-    from rolelens import features
-
+def with_an_autoencoder(known: dict[str, Any]) -> None:
+    """An autoencoder in a folder as Gemma Scope's, and questions."""
     with_roles(known)
     width, n_features = known["lens"].d_model, 64
     shapes = {"W_enc": (width, n_features), "b_enc": n_features, "threshold": n_features}
@@ -134,7 +148,6 @@ def with_an_autoencoder(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
     known["null"] = known["d"].random_like()
     known["role_questions"] = [f"The role answers: {prompt}" for prompt in known["formal"]]
     known["questions"] = known["casual"]
-    monkeypatch.setattr(features, "train_sae", partial(features.train_sae, steps=5))
 
 
 def with_sets_about_bias(known: dict[str, Any]) -> None:
@@ -156,15 +169,13 @@ def with_references(known: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
-def test_what_a_document_says_runs(
-    path: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_document_says_runs(path: Path, namespace: dict[str, Any]) -> None:
     known = namespace if path.name in ("README.md", "index.md") else prepared(namespace)
     match path.name:
         case "evidence.md":
             with_roles(known)
         case "features.md":
-            with_an_autoencoder(known, monkeypatch)
+            with_an_autoencoder(known)
         case "side-effects.md":
             with_sets_about_bias(known)
         case "references.md":

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
+import scipy
 
 from rolelens.errors import InputError
 
@@ -48,7 +48,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= n or n < 1:
         raise InputError(f"{successes} of {n} is no share; pass at least one case.")
-    interval = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -67,7 +67,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
     if gained + lost == 0:
         return 1.0
-    return float(scipy_stats.binomtest(gained, gained + lost).pvalue)
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue)
 
 
 def paired_bootstrap(
@@ -101,7 +101,7 @@ def bootstrap(
     def combined(*drawn: npt.NDArray[np.float64], axis: int) -> Any:
         return sum(w * x.mean(axis) for w, x in zip(weights, drawn, strict=True))
 
-    interval = scipy_stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         samples,
         combined,
         n_resamples=resamples,
@@ -167,7 +167,7 @@ def correlation(x: Values, y: Values, *, resamples: int = RESAMPLES, seed: int =
     rng = np.random.default_rng(seed)
 
     def rho(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> Any:
-        ranks = [scipy_stats.rankdata(v, axis=-1) for v in (a, b)]
+        ranks = [scipy.stats.rankdata(v, axis=-1) for v in (a, b)]
         u, v = (r - r.mean(axis=-1, keepdims=True) for r in ranks)
         size = np.sqrt((u**2).sum(axis=-1) * (v**2).sum(axis=-1))
         return (u * v).sum(axis=-1) / np.where(size > 0, size, np.nan)
@@ -206,7 +206,7 @@ def interaction(
     if np.ptp(np.concatenate([within, without])) == 0:
         return Estimate(value, value, value, 1.0)
     low, high = bootstrap([within, without], [1.0, -1.0], resamples=resamples, seed=seed)
-    p = scipy_stats.permutation_test(
+    p = scipy.stats.permutation_test(
         (within, without),
         _welch,
         permutation_type="independent",
@@ -241,7 +241,7 @@ def adjusted(p: Sequence[float], method: Correction = "holm") -> list[float]:
         raise InputError(f"the p-values are {list(p)}; each has to be between 0 and 1.")
     values = np.asarray(p, dtype=np.float64)
     if method == "benjamini-hochberg":
-        corrected = scipy_stats.false_discovery_control(values)
+        corrected = scipy.stats.false_discovery_control(values)
     else:  # Holm's step-down: the k-th smallest times the number of those that are not smaller
         order = values.argsort()
         steps = values[order] * np.arange(len(values), 0, -1)
@@ -298,13 +298,13 @@ def detectable(n: int, discordant: float = DISCORDANT, *, family: int = 1) -> fl
         )
     changed = np.arange(n + 1)
     # The fewest changes for the better that are significant: P(X >= k) <= level / 2.
-    needed = scipy_stats.binom.isf(LEVEL / family / 2, changed, 0.5) + 1
+    needed = scipy.stats.binom.isf(LEVEL / family / 2, changed, 0.5) + 1
 
     def shows(k: int) -> bool:
         share = max(discordant, k / n)
-        how_many = scipy_stats.binom.pmf(changed, n, share)
+        how_many = scipy.stats.binom.pmf(changed, n, share)
         better = (share + k / n) / (2 * share)
-        significant = scipy_stats.binom.sf(needed - 1, changed, better)
+        significant = scipy.stats.binom.sf(needed - 1, changed, better)
         return bool((how_many * significant).sum() >= POWER)
 
     if not shows(n):
@@ -349,5 +349,5 @@ def detectable_mean(differences: Values, *, family: int = 1, power: float = 0.8)
     if len(values) < 2:
         return None
     error = float(values.std(ddof=1)) / len(values) ** 0.5
-    normal = scipy_stats.norm
+    normal = scipy.stats.norm
     return float((normal.isf(LEVEL / family / 2) + normal.isf(1 - power)) * error)

@@ -13,9 +13,9 @@ from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from rolelens import tasks
@@ -438,7 +438,7 @@ def _agreement(predicted: Sequence[Worth], exact: Sequence[Worth]) -> float:
     """Rank correlation of predicted and exact scores; 0 where either are all the same."""
     ranks = [[sorted(values).index(v) for v in values] for values in (predicted, exact)]
     varied = all(len(set(values)) > 1 for values in ranks)
-    return float(spearmanr(*ranks).statistic) if varied else 0.0
+    return float(scipy.stats.spearmanr(*ranks).statistic) if varied else 0.0
 
 
 def _result(run: Run, races: Sequence[_Race], by: str) -> Search:

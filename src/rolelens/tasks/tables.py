@@ -119,7 +119,8 @@ def _item(row: Mapping[str, Any], stem: str, n: int) -> AnyItem:
 def _check_no_options(row: Mapping[str, Any]) -> None:
     """Refuse a problem that seems to be a question whose options stand under another name."""
     for column, value in row.items():
-        if isinstance(value, list) or column.casefold().startswith(("option", "choice")):
+        unread = column not in _NAMES and isinstance(value, list)
+        if unread or column.casefold().startswith(("option", "choice")):
             raise InputError(
                 f"the column {column!r} is not read, and seems to hold options; name a list of "
                 "them 'options' or 'choices', or write them into columns 'A', 'B' and so on."
