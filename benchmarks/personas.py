@@ -314,7 +314,8 @@ def _paper_vectors(lens: rl.Lens, data: Path, work: Path) -> rl.Directions:
 
 def _traits(data: Path, n: int) -> dict[str, rl.Trait]:
     traits = prompts.load_traits(data / "persona_space" / "traits")
-    return {name: traits[name] for name in sorted(random.Random(0).sample(sorted(traits), n))}
+    drawn = random.Random(0).sample(sorted(traits), len(traits))
+    return {name: traits[name] for name in sorted(drawn[:n])}
 
 
 def _asked_of(trait: rl.Trait) -> list[str]:
