@@ -29,7 +29,7 @@ LAYERS = (8, 13, 18)
 """Named before anything was measured: about a third, a half and three fifths of the depth."""
 QUESTIONS = 20
 """Of the 240, drawn at random, that all roles are asked."""
-TRAITS, FIT, UNSEEN = 20, 16, 8
+TRAITS, FIT, UNSEEN = 20, 10, 6
 """Traits, and how many of a trait's questions its direction is made of and tried on."""
 SYSTEMS = 3
 """Of a trait's five pairs of system prompts, those that its direction is made of."""
@@ -314,7 +314,8 @@ def _paper_vectors(lens: rl.Lens, data: Path, work: Path) -> rl.Directions:
 
 def _traits(data: Path, n: int) -> dict[str, rl.Trait]:
     traits = prompts.load_traits(data / "persona_space" / "traits")
-    return {name: traits[name] for name in sorted(random.Random(0).sample(sorted(traits), n))}
+    drawn = random.Random(0).sample(sorted(traits), len(traits))
+    return {name: traits[name] for name in sorted(drawn[:n])}
 
 
 def _asked_of(trait: rl.Trait) -> list[str]:
