@@ -59,5 +59,5 @@ $(STAMP): pyproject.toml constraints.txt tests/foreign.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/foreign.txt
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python -r tests/foreign.txt
 	touch $(STAMP)

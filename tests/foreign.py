@@ -1,7 +1,7 @@
 """Other libraries, whose own code makes and reads what the tests of ``interop`` compare with.
 
 They are no dependencies of rolelens. ``make`` installs those of ``foreign.txt``; tests of others
-(lm_eval, inspect_ai, llama_cpp, vllm_lens) are skipped where those are not installed.
+(lm_eval, inspect_ai, llama_cpp) are skipped where those are not installed.
 """
 
 import importlib
