@@ -2,21 +2,28 @@
 
 import json
 import re
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REFUSALS = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound")}
 FILE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)$")
+LAPSES = re.compile(r"/silence/|/answers-(?P<times>\d+)/")
 API = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)(?P<rest>.*)$")
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves the folder of ``owner/tiny``; other owners are refused by their name."""
+    """Serves the folder of ``owner/tiny``; other owners are refused by their name.
+
+    Of the owner ``answers-3`` it answers three requests, and never another; once ``silence`` is
+    asked for, nothing at all.
+    """
 
     folder: Path
+    asked: Counter[str]
 
     def log_message(self, *args: Any) -> None:
         """Write nothing."""
@@ -29,6 +36,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, *, body: bool) -> None:
         path = self.path.partition("?")[0]
+        if self.is_silent(path):
+            Event().wait()
         match = FILE.match(path) or API.match(path)
         if match is None:
             return self.refuse(404, "EntryNotFound")
@@ -49,6 +58,14 @@ class Hub(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound")
         return self.send(file.read_bytes(), body)
 
+    def is_silent(self, path: str) -> bool:
+        match = LAPSES.search(path)
+        if match:
+            self.asked[match[0]] += 1
+        return self.asked["/silence/"] > 0 or bool(
+            match and self.asked[match[0]] > int(match["times"] or 0)
+        )
+
     def refuse(self, status: int, code: str) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
@@ -68,7 +85,7 @@ class Hub(BaseHTTPRequestHandler):
 
 def serve(folder: Path) -> str:
     """Serve a folder from a thread; gives the address."""
-    handler = type("Served", (Hub,), {"folder": folder})
+    handler = type("Served", (Hub,), {"folder": folder, "asked": Counter()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

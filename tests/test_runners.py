@@ -5,13 +5,12 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ import rolelens as rl
 import tiny
 from rolelens import tasks
 from rolelens.sweeps import UNSTEERED, grid_of
-from rolelens.sweeps.engine import engine_for
-from rolelens.sweeps.runners import Processes, Runner, runner_of, sharded
+from rolelens.sweeps.engine import Engine, engine_for
+from rolelens.sweeps.runners import Processes, Runner, process, runner_of, sharded
 from rolelens.sweeps.runners.pool import Event
 from rolelens.sweeps.runners.shards import Costs
 from rolelens.sweeps.runners.work import Gradient, Known, Model, Outcome
@@ -36,6 +35,39 @@ from test_search import random_vectors
 
 GRID: dict[str, Any] = {"layers": [0, 1, 2], "positions": [-1], "alphas": (0.5, -1.0)}
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+
+
+class Fork:
+    """A process that has its imports already, with what is used of ``subprocess.Popen``."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.pid, self.code = os.fork(), None
+        if self.pid == 0:
+            try:
+                run()
+            finally:
+                os._exit(1)
+
+    def kill(self) -> None:
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+
+class Forked(Processes):
+    """The same workers, begun in a moment."""
+
+    def _spawned(self, descriptor: int, environment: Any) -> Any:
+        def run() -> None:
+            os.closerange(3, descriptor)
+            os.closerange(descriptor + 1, 1024)
+            process.main(descriptor)
+
+        return Fork(run)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lens(folder: Path) -> rl.Lens:
-    lens = rl.load(folder)
+    lens = rl.load(folder, device="cpu")  # forks have no GPU
     lens.token_budget = 32  # so that there are many pieces
     return lens
 
@@ -62,6 +94,13 @@ def vectors() -> rl.Directions:
 @pytest.fixture(scope="module")
 def two() -> Iterator[Processes]:
     """Two workers that are kept."""
+    with Forked(2, threads=1) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def anew() -> Iterator[Processes]:
+    """Two workers as users have them: they import all anew, which takes seconds."""
     with Processes(2, threads=1) as workers:
         yield workers
 
@@ -79,7 +118,7 @@ def content(store: Path) -> dict[str, list[Any]]:
         return held | {"provenance": connection.execute(select).fetchall()}
 
 
-def test_a_sweep_by_processes_is_that_of_this_process(lens, vectors, two, tmp_path):
+def test_a_sweep_by_processes_is_that_of_this_process(lens, vectors, anew, tmp_path):
     for name, task, options in (
         ("cloze", QUESTIONS, {"method": "cloze"}),
         ("letter", QUESTIONS, {"method": "letter"}),
@@ -89,7 +128,7 @@ def test_a_sweep_by_processes_is_that_of_this_process(lens, vectors, two, tmp_pa
         stores = [tmp_path / f"{name}-{who}.db" for who in ("local", "processes")]
         first, second = (
             rl.sweep(lens, vectors, task, **GRID, **options, store=store, runner=who)
-            for store, who in zip(stores, ("local", two), strict=True)
+            for store, who in zip(stores, ("local", anew), strict=True)
         )
         assert content(stores[0]) == content(stores[1]), name
         assert first.records.tobytes() == second.records.tobytes() or name == "problems"
@@ -195,11 +234,12 @@ def killed_while(runner: Any, kills: int, run: Any) -> int:
 
     def kill() -> None:
         nonlocal count
-        while count < kills and not done.wait(rng.uniform(0.0, 0.3)):
+        while count < kills and not done.wait(rng.uniform(0.0, 0.05)):
             ready = [runner.pids[n] for n in sorted(runner._ready)]
             if ready:
-                os.kill(rng.choice(ready), signal.SIGKILL)
-                count += 1
+                with suppress(ProcessLookupError):  # it is one that was killed before
+                    os.kill(rng.choice(ready), signal.SIGKILL)
+                    count += 1
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -214,54 +254,48 @@ def killed_while(runner: Any, kills: int, run: Any) -> int:
 def test_killed_workers_lose_nothing(lens, vectors, tmp_path):
     whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
     many(lens, vectors, whole, "local")
-    with Processes(2, threads=1) as workers:
-        kills = killed_while(workers, 3, lambda: many(lens, vectors, broken, workers))
-    assert kills == 3
+    with Forked(2, threads=1) as workers:
+        kills = killed_while(workers, 10, lambda: many(lens, vectors, broken, workers))
+    assert kills == 10
     assert content(whole) == content(broken)
     with closing(sqlite3.connect(broken)) as connection:
         pieces, most = connection.execute("SELECT count(*), max(piece) FROM pieces").fetchone()
     assert pieces == most + 1  # every piece was told once
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-import torch
-import rolelens as rl
-import test_runners as t
-torch.set_num_threads(1)
-lens = rl.load({folder!r})
-lens.token_budget = 32
-print("loaded", flush=True)
-t.many(lens, t.random_vectors(t.tiny.reference("Llama"), 2, (0, 1, 2, 3), 0.1),
-       Path({store!r}), t.Processes(2, threads=1))
-"""
-
-
-def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(folder, lens, vectors, tmp_path):
+def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
+    lens, vectors, tmp_path, monkeypatch
+):
     whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
     many(lens, vectors, whole, "local")
-    script = DRIVER.format(folder=str(folder), store=str(broken))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    child = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    try:
-        while _pieces(broken) < 5:
-            assert child.poll() is None, "it ended before it was killed"
-            time.sleep(0.02)
-        workers = _children(child.pid)
-    finally:
-        child.kill()
-        child.wait()
-    assert len(workers) == 2
-    for _ in range(200):
-        if not any(map(_runs, workers)):
-            break
-        time.sleep(0.05)
-    assert not any(map(_runs, workers))
+    for kill in range(10):
+        done = _pieces(broken)
+        driver = Fork(lambda: many(lens, vectors, broken, Forked(2, threads=1)))
+        while _pieces(broken) < done + 3:
+            assert os.waitpid(driver.pid, os.WNOHANG)[0] == 0, "it ended before it was killed"
+            time.sleep(0.01)
+        workers = _children(driver.pid)
+        driver.kill()
+        driver.wait()
+        assert len(workers) == 2
+        for _ in range(200):
+            if not any(map(_runs, workers)):
+                break
+            time.sleep(0.05)
+        assert not any(map(_runs, workers)), f"workers outlived driver {kill}"
     done = _pieces(broken)
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert 30 <= done < _pieces(whole)
+    plain, scored = Engine.run, 0
+
+    def run(self: Any, piece: Any) -> Any:
+        nonlocal scored
+        scored += 1
+        return plain(self, piece)
+
+    monkeypatch.setattr(Engine, "run", run)
+    many(lens, vectors, broken, "local")
+    assert scored == _pieces(broken) - done
     assert content(whole) == content(broken)
-    assert 5 <= done < _pieces(broken)
 
 
 def _pieces(store: Path) -> int:
@@ -313,7 +347,7 @@ def test_models_that_workers_cannot_have_are_refused(folder, lens, llama, vector
     with lens.steered(rl.add(d)), pytest.raises(rl.InputError, match="is steered.*add 1 x .r0"):
         rl.sweep(lens, vectors, QUESTIONS, **GRID, runner=two, store=store)
     assert not store.exists()
-    other = rl.load(folder)
+    other = rl.load(folder, device="cpu")
     with torch.no_grad():
         other.model.original_model.model.norm.weight.mul_(2.0)
     with pytest.raises(rl.InputError, match="gets another model \\(content"):

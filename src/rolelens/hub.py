@@ -1,7 +1,14 @@
 """Models of a hub: which are here, and why one cannot be had."""
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+SILENCES = 2
+"""Requests that a hub may leave unanswered."""
 
 
 def cached_models() -> dict[str, str]:
@@ -22,6 +29,64 @@ def commit(name: str, revision: str | None) -> str | None:
 
     path = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
+
+
+@dataclass
+class Answers:
+    """Whether a hub answers.
+
+    Attributes:
+        limit: seconds that a request waits.
+        any: it has answered something.
+        silent: it left two requests unanswered, and is asked nothing more.
+    """
+
+    limit: float
+    any: bool = False
+    silent: bool = False
+
+
+@contextmanager
+def impatient() -> Iterator[Answers]:
+    """Take a hub that does not answer for one that is not there.
+
+    The hub's client sends some requests without a time-out, and asks on for minutes after others.
+    Inside, a request waits for ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds (10 by default), and after two
+    that waited so long for nothing the client is told that it is offline: what is in the local
+    cache is taken from there, the rest is refused.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    answers = Answers(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    unanswered: list[float] = []
+
+    def asked(request: Any) -> None:
+        now, limit = time.monotonic(), answers.limit
+        if sum(now - begun >= limit for begun in unanswered) >= SILENCES:
+            answers.silent = True
+            raise OfflineModeIsEnabled(f"{request.url.host} does not answer")
+        unanswered.append(now)
+        wanted = request.extensions.get("timeout", {})
+        kinds = ("connect", "read", "write", "pool")
+        waits = {kind: min(wanted.get(kind) or limit, limit) for kind in kinds}
+        request.extensions["timeout"] = waits
+
+    def answered(_: Any) -> None:
+        answers.any = True
+        unanswered.clear()
+
+    session = get_session()
+    added = {"request": asked, "response": answered}
+    hooks = session.event_hooks
+    session.event_hooks = {when: [*hooks[when], hook] for when, hook in added.items()}
+    try:
+        yield answers
+    finally:
+        hooks = session.event_hooks
+        session.event_hooks = {
+            when: [hook for hook in hooks[when] if hook is not ours] for when, ours in added.items()
+        }
 
 
 def explanation(error: BaseException, name: str, revision: str | None, where: str) -> str | None:

@@ -141,7 +141,7 @@ def _loaded(
     # Weights go straight onto an accelerator, and not by way of the CPU's memory.
     if device_map is None and (device.type != "cpu" or quantization_config is not None):
         device_map = {"": str(device)}
-    with _hushed(), _nothing_installed():
+    with _hushed(), _nothing_installed(), hub.impatient() as answers:
         try:
             where = str(path)
             if name in embedded.NAMES:
@@ -159,13 +159,19 @@ def _loaded(
         except InputError:
             raise
         except Exception as error:  # transformers, safetensors and gguf raise dozens of classes
-            raise _cannot_load(error, name, revision, str(device_map or device)) from error
+            where = str(device_map or device)
+            raise _cannot_load(error, name, revision, where, answers) from error
     if name in embedded.NAMES:
         return bridge, embedded.ORIGIN
     if is_gguf:
         return bridge, f"{path.name}, dequantised"
     if not is_hub:
         return bridge, name
+    if answers.silent and answers.any:  # what it did not tell may be the chat template
+        raise InputError(
+            f"the hub stopped answering while {name!r} was loaded, which may lack something; load "
+            "it again when the hub answers."
+        )
     return bridge, f"{name}@{hub.commit(name, revision) or revision or 'main'}"
 
 
@@ -207,15 +213,22 @@ def _quantised(where: str, device_map: Any, quantization_config: Any, options: A
     )
 
 
-def _cannot_load(error: Exception, name: str, revision: str | None, where: str) -> InputError:
+def _cannot_load(
+    error: Exception, name: str, revision: str | None, where: str, answers: hub.Answers
+) -> InputError:
     """Why a model could not be loaded, in one sentence."""
-    known = hub.explanation(error, name, revision, where)
-    if known is not None:
-        return InputError(known)
-    near = difflib.get_close_matches(name, [*embedded.NAMES, *hub.cached_models()], n=1)
+    explained = hub.explanation(error, name, revision, where)
+    if explained is not None:
+        return InputError(explained)
+    known = {*embedded.NAMES, *hub.cached_models()} - {name}
+    near = difflib.get_close_matches(name, known, n=1)
     offer = f"did you mean {near[0]!r}? Else name" if near else "name"
     reason = _reason(error)
-    if hub.is_unreachable(error):
+    if answers.silent:
+        reason = (
+            f"the hub did not answer within {answers.limit:g} s, and it is not in the local cache"
+        )
+    elif hub.is_unreachable(error):
         reason = "the hub cannot be reached, and it is not in the local cache"
     return InputError(
         f"no model {name!r} could be loaded ({reason}); {offer} a local folder, a .gguf "

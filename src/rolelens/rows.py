@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rolelens import hub
 from rolelens.errors import InputError
 
 UTF8 = "utf-8-sig"
@@ -138,9 +139,12 @@ def from_hub(
     from datasets import load_dataset
 
     try:
-        yield from load_dataset(name, config, split=split, streaming=streaming)
+        with hub.impatient() as answers:
+            yield from load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:  # the hub client raises dozens of classes
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        if answers.silent:
+            reason = f"the hub did not answer within {answers.limit:g} s"
         raise InputError(f"{title} cannot be reached ({reason}); {otherwise}.") from error
 
 

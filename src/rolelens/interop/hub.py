@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
+from rolelens import hub
 from rolelens.errors import InputError, writing
 from rolelens.hooks import Steering
 from rolelens.vectors import Directions, Source
@@ -124,16 +125,19 @@ def from_pretrained(
         from huggingface_hub import snapshot_download
 
         try:
-            place = Path(
-                snapshot_download(
-                    str(name),
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    allow_patterns=[*FILES, "README.md"],
+            with hub.impatient() as answers:
+                place = Path(
+                    snapshot_download(
+                        str(name),
+                        revision=revision,
+                        cache_dir=cache_dir,
+                        allow_patterns=[*FILES, "README.md"],
+                    )
                 )
-            )
         except Exception as error:  # the client raises many classes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if answers.silent:
+                reason = f"the hub did not answer within {answers.limit:g} s"
             raise InputError(
                 f"there is no folder {str(name)!r}, and no such repository could be reached "
                 f"({reason}); check the name."

@@ -135,11 +135,17 @@ class Ray(Runner):
                     configure_logging=False,
                     **({} if self._address else {"include_dashboard": False}),
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    f"no Ray cluster at {self._address!r} ({str(error).splitlines()[0]}); start "
-                    "one with 'ray start --head', or name another address."
-                ) from error
+            except Exception as error:  # where a node does not start in time it is a bare one
+                ray.shutdown()
+                told = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+                where = (
+                    f"at {self._address!r} ({told}); start one with 'ray start --head', or name "
+                    "another address."
+                    if self._address
+                    else f"could be started on this machine ({told}); start one with 'ray start "
+                    "--head' and pass address='auto', or take runner='processes'."
+                )
+                raise InputError(f"no Ray cluster {where}") from error
             self._began = True
         gpus = self._each = float(self._wanted if self._gpus is None else self._gpus)
         if self._wanted and not gpus:

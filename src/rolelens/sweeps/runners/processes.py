@@ -174,18 +174,23 @@ class Processes(Runner):
         if model.arguments["device"] == "cuda":
             visible = _visible()
             environment["CUDA_VISIBLE_DEVICES"] = visible[n % len(visible)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.process", str(theirs.fileno())],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the driver, which ends its workers
-        )
+        process = self._spawned(theirs.fileno(), environment)
         theirs.close()
         with suppress(OSError):
             ours.send(model)
         return _Process(process, ours)
+
+    def _spawned(
+        self, descriptor: int, environment: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.process", str(descriptor)],
+            env=environment,
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the driver, which ends its workers
+        )
 
 
 def _visible() -> list[str]:
