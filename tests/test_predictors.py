@@ -8,7 +8,7 @@ import oracles
 import rolelens as rl
 import tiny
 from conftest import Variant
-from rolelens.predictors import SINGLES
+from rolelens.predictors import SINGLES, singles_of
 
 POSITIVE = [f"Sing of {n} birds, please." for n in range(6)]
 NEGATIVE = [f"How many are {n} paper boats?" for n in range(6)]
@@ -104,3 +104,9 @@ def test_predictors_are_of_some_prompts_wherever_they_stand(llama: rl.Lens) -> N
     whole = rl.role_vectors(llama, {"a": many}, base, layers=[2], positions=[-2, -1])
     first = rl.role_vectors(llama, {"a": many[:SINGLES]}, base, layers=[2], positions=[-1])
     pd.testing.assert_frame_equal(whole.steerability(), first.steerability(), rtol=1e-4)
+
+
+def test_fewer_prompts_are_kept_of_large_models() -> None:
+    assert singles_of(30, 24, 576) == 32
+    assert singles_of(30, 80, 8192) == 13  # times 75 MiB are within a GiB
+    assert singles_of(1000, 80, 8192) == 5

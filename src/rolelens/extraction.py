@@ -12,7 +12,7 @@ from rolelens import forward
 from rolelens.errors import InputError, unique, unknown
 from rolelens.forward import Tokens
 from rolelens.lens import Lens, Prompts
-from rolelens.predictors import SINGLES, with_foretold
+from rolelens.predictors import singles_of, with_foretold
 from rolelens.progress import track
 from rolelens.prompts import digest
 from rolelens.residuals import known_layers, known_positions, streamed
@@ -349,13 +349,14 @@ def _difference(
     place = [(name, n) for name, prompts in tokens.items() for n in range(len(prompts))]
     stream = streamed(lens, whole, layers, positions)
     last = positions.index(max(positions))
+    few = singles_of(len(tokens), len(layers), lens.d_model)
     singles: dict[str, list[Tensor]] = {name: [] for name in tokens}
     for rows, x in track(stream, "vectors", total=len(forward.batches(whole))):
         for name in dict.fromkeys(place[row][0] for row in rows):
             inside = torch.tensor([place[row][0] == name for row in rows])
             means[name].add(x[inside])
             prompts = torch.tensor([place[row][1] for row in rows[inside]])
-            singles[name].append(x[inside][prompts < SINGLES, :, last].float().cpu())
+            singles[name].append(x[inside][prompts < few, :, last].float().cpu())
             for weighted in sums:
                 if name in weighted:
                     weighted[name].add(x[inside], prompts)

@@ -20,6 +20,8 @@ LEAST = 5
 """Prompts on a side that predictors need."""
 SINGLES = 32
 """Prompts or answers of a side that are kept one by one for them, while directions are measured."""
+SINGLE_BYTES = 2**30
+"""What they may take together; of many sides of a large model fewer are kept."""
 
 
 def steerability(
@@ -111,6 +113,12 @@ def foretold(
             }
         )
     return rows
+
+
+def singles_of(sides: int, layers: int, d_model: int) -> int:
+    """How many prompts or answers of each side are kept one by one, in float32."""
+    each = max(1, 4 * sides * layers * d_model)
+    return min(SINGLES, max(LEAST, SINGLE_BYTES // each))
 
 
 def with_foretold(made: Directions, sides: Mapping[str, tuple[Tensor, Tensor]]) -> Directions:

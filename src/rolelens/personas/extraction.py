@@ -18,7 +18,7 @@ from rolelens.errors import InputError
 from rolelens.lens import Lens
 from rolelens.personas.answering import Asked, answered, prompt_of
 from rolelens.personas.judging import Judge
-from rolelens.predictors import SINGLES, with_foretold
+from rolelens.predictors import singles_of, with_foretold
 from rolelens.progress import track
 from rolelens.prompts import Trait, digest
 from rolelens.residuals import known_layers
@@ -251,7 +251,8 @@ def _means(
         [prompt_of(lens, asked[row]) for row in rows], [table["answer"][row] for row in rows]
     )
     sums: dict[tuple[str, str, int], tuple[int, Tensor]] = {}
-    few = table.loc[rows].groupby(["name", "side"]).cumcount() < SINGLES
+    sides = table.loc[rows].groupby(["name", "side"])
+    few = sides.cumcount() < singles_of(sides.ngroups, len(found), lens.d_model)
     singles: dict[tuple[str, str], list[Tensor]] = {}
     norm, n = torch.zeros(len(found), dtype=torch.float64), 0
     stream = forward.answer_states(lens.model, tokens, found, "resid_pre", "mean")
