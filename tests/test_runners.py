@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import rolelens as rl
 import tiny
+from faults.conftest import FULL
 from rolelens import tasks
 from rolelens.sweeps import UNSTEERED, grid_of
 from rolelens.sweeps.engine import Engine, engine_for
@@ -34,6 +35,7 @@ from test_run import PROBLEMS, QUESTIONS, TEXTS
 from test_search import random_vectors
 
 GRID: dict[str, Any] = {"layers": [0, 1, 2], "positions": [-1], "alphas": (0.5, -1.0)}
+KILLS = 10 if FULL else 3
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
@@ -217,14 +219,20 @@ def test_what_is_finished_is_not_asked_of_workers_again(lens, vectors, two, tmp_
 
 
 def many(lens: rl.Lens, vectors: rl.Directions, store: Path, runner: Any) -> rl.Sweep:
-    """A sweep of some eighty pieces."""
+    """A sweep of many short pieces."""
     questions = [
         rl.Question(f"{n}", f"{prompt} {n}", ("yes", "no, not at all"), n % 2)
-        for n, prompt in enumerate(tiny.PROMPTS * 2)
+        for n, prompt in enumerate(tiny.PROMPTS * 4)
     ]
-    alphas = tuple(np.linspace(-2, 2, 12).tolist())
-    grid: dict[str, Any] = {**GRID, "alphas": alphas}
-    return rl.sweep(lens, vectors, questions, **grid, method="cloze", store=store, runner=runner)
+    return rl.sweep(lens, vectors, questions, **GRID, method="cloze", store=store, runner=runner)
+
+
+@pytest.fixture(scope="module")
+def whole(lens, vectors, tmp_path_factory) -> Path:
+    """The store of it when nothing was killed."""
+    store = tmp_path_factory.mktemp("whole") / "whole.db"
+    many(lens, vectors, store, "local")
+    return store
 
 
 def killed_while(runner: Any, kills: int, run: Any) -> int:
@@ -251,12 +259,11 @@ def killed_while(runner: Any, kills: int, run: Any) -> int:
     return count
 
 
-def test_killed_workers_lose_nothing(lens, vectors, tmp_path):
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
+def test_killed_workers_lose_nothing(lens, vectors, whole, tmp_path):
+    broken = tmp_path / "broken.db"
     with Forked(2, threads=1) as workers:
-        kills = killed_while(workers, 10, lambda: many(lens, vectors, broken, workers))
-    assert kills == 10
+        kills = killed_while(workers, KILLS, lambda: many(lens, vectors, broken, workers))
+    assert kills == KILLS
     assert content(whole) == content(broken)
     with closing(sqlite3.connect(broken)) as connection:
         pieces, most = connection.execute("SELECT count(*), max(piece) FROM pieces").fetchone()
@@ -264,11 +271,10 @@ def test_killed_workers_lose_nothing(lens, vectors, tmp_path):
 
 
 def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
-    lens, vectors, tmp_path, monkeypatch
+    lens, vectors, whole, tmp_path, monkeypatch
 ):
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
-    for kill in range(10):
+    broken = tmp_path / "broken.db"
+    for kill in range(KILLS):
         done = _pieces(broken)
         driver = Fork(lambda: many(lens, vectors, broken, Forked(2, threads=1)))
         while _pieces(broken) < done + 3:
@@ -284,7 +290,7 @@ def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
             time.sleep(0.05)
         assert not any(map(_runs, workers)), f"workers outlived driver {kill}"
     done = _pieces(broken)
-    assert 30 <= done < _pieces(whole)
+    assert 3 * KILLS <= done < _pieces(whole)
     plain, scored = Engine.run, 0
 
     def run(self: Any, piece: Any) -> Any:
@@ -484,10 +490,17 @@ def test_what_costs_more_than_it_shares_is_spread(lens, vectors):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray cluster of this machine."""
+    """A Ray cluster of this machine; a node gives up where its own helpers need 15 s to begin."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    try:
+        ray.init(num_cpus=2, **options)
+    except Exception as error:
+        ray.shutdown()
+        if "timed out during startup" not in str(error):
+            raise
+        ray.init(num_cpus=2, **options)
     yield
     ray.shutdown()
 
@@ -508,11 +521,10 @@ def test_a_sweep_and_a_search_by_ray_are_those_of_this_process(
 
 
 @RAY
-def test_killed_actors_lose_nothing(lens, vectors, cluster, tmp_path):
+def test_killed_actors_lose_nothing(lens, vectors, whole, cluster, tmp_path):
     from rolelens.sweeps.runners import Ray
 
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
+    broken = tmp_path / "broken.db"
     with Ray(2) as actors:
         kills = killed_while(actors, 2, lambda: many(lens, vectors, broken, actors))
     assert kills == 2
