@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -23,10 +22,9 @@ from hypothesis import strategies as st
 
 import rolelens as rl
 import tiny
-from faults.conftest import FULL
 from rolelens import tasks
 from rolelens.sweeps import UNSTEERED, grid_of
-from rolelens.sweeps.engine import Engine, engine_for
+from rolelens.sweeps.engine import engine_for
 from rolelens.sweeps.runners import Processes, Runner, process, runner_of, sharded
 from rolelens.sweeps.runners.pool import Event
 from rolelens.sweeps.runners.shards import Costs
@@ -35,7 +33,6 @@ from test_run import PROBLEMS, QUESTIONS, TEXTS
 from test_search import random_vectors
 
 GRID: dict[str, Any] = {"layers": [0, 1, 2], "positions": [-1], "alphas": (0.5, -1.0)}
-KILLS = 10 if FULL else 3
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
@@ -259,72 +256,6 @@ def killed_while(runner: Any, kills: int, run: Any) -> int:
     return count
 
 
-def test_killed_workers_lose_nothing(lens, vectors, whole, tmp_path):
-    broken = tmp_path / "broken.db"
-    with Forked(2, threads=1) as workers:
-        kills = killed_while(workers, KILLS, lambda: many(lens, vectors, broken, workers))
-    assert kills == KILLS
-    assert content(whole) == content(broken)
-    with closing(sqlite3.connect(broken)) as connection:
-        pieces, most = connection.execute("SELECT count(*), max(piece) FROM pieces").fetchone()
-    assert pieces == most + 1  # every piece was told once
-
-
-def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
-    lens, vectors, whole, tmp_path, monkeypatch
-):
-    broken = tmp_path / "broken.db"
-    for kill in range(KILLS):
-        done = _pieces(broken)
-        driver = Fork(lambda: many(lens, vectors, broken, Forked(2, threads=1)))
-        while _pieces(broken) < done + 3:
-            assert os.waitpid(driver.pid, os.WNOHANG)[0] == 0, "it ended before it was killed"
-            time.sleep(0.01)
-        workers = _children(driver.pid)
-        driver.kill()
-        driver.wait()
-        assert len(workers) == 2
-        for _ in range(200):
-            if not any(map(_runs, workers)):
-                break
-            time.sleep(0.05)
-        assert not any(map(_runs, workers)), f"workers outlived driver {kill}"
-    done = _pieces(broken)
-    assert 3 * KILLS <= done < _pieces(whole)
-    plain, scored = Engine.run, 0
-
-    def run(self: Any, piece: Any) -> Any:
-        nonlocal scored
-        scored += 1
-        return plain(self, piece)
-
-    monkeypatch.setattr(Engine, "run", run)
-    many(lens, vectors, broken, "local")
-    assert scored == _pieces(broken) - done
-    assert content(whole) == content(broken)
-
-
-def _pieces(store: Path) -> int:
-    if not store.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM pieces").fetchone()[0])
-
-
-def _children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    if not listed.exists():
-        pytest.skip("children of a process are listed on Linux alone")
-    return [int(child) for child in listed.read_text().split()]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-
-
 def test_a_worker_that_always_ends_is_told(lens, vectors, monkeypatch):
     workers = Processes(1, threads=1)
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -521,7 +452,7 @@ def test_a_sweep_and_a_search_by_ray_are_those_of_this_process(
 
 
 @RAY
-def test_killed_actors_lose_nothing(lens, vectors, whole, cluster, tmp_path):
+def test_killed_actors_of_ray_lose_nothing(lens, vectors, whole, cluster, tmp_path):
     from rolelens.sweeps.runners import Ray
 
     broken = tmp_path / "broken.db"
