@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-fast faults check notebooks docs bench clean
+.PHONY: demo test test-fast test-ray faults check notebooks docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/rolelens demo --out runs/demo
@@ -16,6 +16,12 @@ test: $(STAMP)
 # Faults in full counts, and the table of docs/reliability.md.
 faults: $(STAMP)
 	FAULTS=full $(BIN)/pytest $(PARALLEL) tests/faults
+
+# The tests on a Ray cluster of this machine, with nothing beside them: a node gives up where its
+# helpers need more than 15 s to begin.
+test-ray: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	$(BIN)/pytest tests/test_runners.py -k ray
 
 # Without the embedded model.
 test-fast: $(STAMP)

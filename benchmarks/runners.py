@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,9 @@ def _workers_killed(store: Path, kind: str, rng: random.Random) -> int:
             while count < KILLS and not done.wait(rng.uniform(0.5, 2.0)):
                 ready = sorted(workers._ready)
                 if ready:
-                    os.kill(workers.pids[rng.choice(ready)], signal.SIGKILL)  # type: ignore[attr-defined]
-                    count += 1
+                    with suppress(ProcessLookupError):  # it is one that was killed before
+                        os.kill(workers.pids[rng.choice(ready)], signal.SIGKILL)  # type: ignore[attr-defined]
+                        count += 1
 
         thread = threading.Thread(target=kill)
         thread.start()

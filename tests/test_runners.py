@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -25,7 +24,7 @@ import rolelens as rl
 import tiny
 from rolelens import tasks
 from rolelens.sweeps import UNSTEERED, grid_of
-from rolelens.sweeps.engine import Engine, engine_for
+from rolelens.sweeps.engine import engine_for
 from rolelens.sweeps.runners import Processes, Runner, process, runner_of, sharded
 from rolelens.sweeps.runners.pool import Event
 from rolelens.sweeps.runners.shards import Costs
@@ -217,14 +216,20 @@ def test_what_is_finished_is_not_asked_of_workers_again(lens, vectors, two, tmp_
 
 
 def many(lens: rl.Lens, vectors: rl.Directions, store: Path, runner: Any) -> rl.Sweep:
-    """A sweep of some eighty pieces."""
+    """A sweep of many short pieces."""
     questions = [
         rl.Question(f"{n}", f"{prompt} {n}", ("yes", "no, not at all"), n % 2)
-        for n, prompt in enumerate(tiny.PROMPTS * 2)
+        for n, prompt in enumerate(tiny.PROMPTS * 4)
     ]
-    alphas = tuple(np.linspace(-2, 2, 12).tolist())
-    grid: dict[str, Any] = {**GRID, "alphas": alphas}
-    return rl.sweep(lens, vectors, questions, **grid, method="cloze", store=store, runner=runner)
+    return rl.sweep(lens, vectors, questions, **GRID, method="cloze", store=store, runner=runner)
+
+
+@pytest.fixture(scope="module")
+def whole(lens, vectors, tmp_path_factory) -> Path:
+    """The store of it when nothing was killed."""
+    store = tmp_path_factory.mktemp("whole") / "whole.db"
+    many(lens, vectors, store, "local")
+    return store
 
 
 def killed_while(runner: Any, kills: int, run: Any) -> int:
@@ -249,74 +254,6 @@ def killed_while(runner: Any, kills: int, run: Any) -> int:
         done.set()
         thread.join()
     return count
-
-
-def test_killed_workers_lose_nothing(lens, vectors, tmp_path):
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
-    with Forked(2, threads=1) as workers:
-        kills = killed_while(workers, 10, lambda: many(lens, vectors, broken, workers))
-    assert kills == 10
-    assert content(whole) == content(broken)
-    with closing(sqlite3.connect(broken)) as connection:
-        pieces, most = connection.execute("SELECT count(*), max(piece) FROM pieces").fetchone()
-    assert pieces == most + 1  # every piece was told once
-
-
-def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
-    lens, vectors, tmp_path, monkeypatch
-):
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
-    for kill in range(10):
-        done = _pieces(broken)
-        driver = Fork(lambda: many(lens, vectors, broken, Forked(2, threads=1)))
-        while _pieces(broken) < done + 3:
-            assert os.waitpid(driver.pid, os.WNOHANG)[0] == 0, "it ended before it was killed"
-            time.sleep(0.01)
-        workers = _children(driver.pid)
-        driver.kill()
-        driver.wait()
-        assert len(workers) == 2
-        for _ in range(200):
-            if not any(map(_runs, workers)):
-                break
-            time.sleep(0.05)
-        assert not any(map(_runs, workers)), f"workers outlived driver {kill}"
-    done = _pieces(broken)
-    assert 30 <= done < _pieces(whole)
-    plain, scored = Engine.run, 0
-
-    def run(self: Any, piece: Any) -> Any:
-        nonlocal scored
-        scored += 1
-        return plain(self, piece)
-
-    monkeypatch.setattr(Engine, "run", run)
-    many(lens, vectors, broken, "local")
-    assert scored == _pieces(broken) - done
-    assert content(whole) == content(broken)
-
-
-def _pieces(store: Path) -> int:
-    if not store.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM pieces").fetchone()[0])
-
-
-def _children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    if not listed.exists():
-        pytest.skip("children of a process are listed on Linux alone")
-    return [int(child) for child in listed.read_text().split()]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
 
 
 def test_a_worker_that_always_ends_is_told(lens, vectors, monkeypatch):
@@ -484,10 +421,17 @@ def test_what_costs_more_than_it_shares_is_spread(lens, vectors):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray cluster of this machine."""
+    """A Ray cluster of this machine; a node gives up where its own helpers need 15 s to begin."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    try:
+        ray.init(num_cpus=2, **options)
+    except Exception as error:
+        ray.shutdown()
+        if "timed out during startup" not in str(error):
+            raise
+        ray.init(num_cpus=2, **options)
     yield
     ray.shutdown()
 
@@ -508,11 +452,10 @@ def test_a_sweep_and_a_search_by_ray_are_those_of_this_process(
 
 
 @RAY
-def test_killed_actors_lose_nothing(lens, vectors, cluster, tmp_path):
+def test_killed_actors_of_ray_lose_nothing(lens, vectors, whole, cluster, tmp_path):
     from rolelens.sweeps.runners import Ray
 
-    whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
-    many(lens, vectors, whole, "local")
+    broken = tmp_path / "broken.db"
     with Ray(2) as actors:
         kills = killed_while(actors, 2, lambda: many(lens, vectors, broken, actors))
     assert kills == 2

@@ -58,7 +58,7 @@ def impatient() -> Iterator[Answers]:
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    answers = Answers(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    answers = Answers(float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
     unanswered: list[float] = []
 
     def asked(request: Any) -> None:

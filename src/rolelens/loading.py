@@ -35,7 +35,9 @@ def load(
     """Load a model.
 
     Nothing is ever installed on the way, whatever a model's processor may lack. The commit of a
-    hub model is recorded (``lens.source.origin``).
+    hub model is recorded (``lens.source.origin``). A hub that leaves two requests unanswered for
+    ``HF_HUB_DOWNLOAD_TIMEOUT`` seconds each (10 by default) is taken for one that is not there: the
+    local cache serves, or the model is refused.
 
     Args:
         model: ``"smollm2"`` (embedded, needs no hub), a hub id, a local folder, a ``.gguf`` file
