@@ -86,6 +86,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
         (rl, "side_effects", {"nulls": 3}),
         (rl, "suggest", {"items": 3}),
         (features, "train_sae", {"steps": 5}),
+        (features, "attribute", {"top": 1, "randoms": 1}),
         (updates, "train_adapter", {"steps": 4}),
         (updates, "fusion_bound", {"trials": 2, "max_new_tokens": 8}),
     ):
@@ -145,7 +146,7 @@ def with_an_autoencoder(known: dict[str, Any]) -> None:
     drawn = np.random.default_rng(0)
     weights = {name: drawn.normal(size=shape).astype("f4") for name, shape in shapes.items()}
     np.savez(folder / "params.npz", **weights | {"threshold": abs(weights["threshold"])})
-    known["null"] = known["d"].random_like()
+    known["null"] = known["vectors"]["lawyer"].at(12).random_like()
     known["role_questions"] = [f"The role answers: {prompt}" for prompt in known["formal"]]
     known["questions"] = known["casual"]
 
