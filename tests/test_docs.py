@@ -16,7 +16,7 @@ import rolelens as rl
 import test_bias as bias
 import tiny
 from conftest import HAS_HOOKED, hooked_transformer
-from rolelens import features, updates
+from rolelens import features, routing, updates
 from rolelens.sweeps.runners import processes
 
 ROOT = Path(__file__).parents[1]
@@ -85,9 +85,12 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     for place, name, options in (
         (rl, "side_effects", {"nulls": 3}),
         (rl, "suggest", {"items": 3}),
+        (rl.evidence, "study_folds", {"anyway": True}),
+        (routing, "oracle_gap", {"nulls": 1}),
         (features, "train_sae", {"steps": 5}),
+        (features, "attribute", {"top": 1, "randoms": 1}),
         (updates, "train_adapter", {"steps": 4}),
-        (updates, "fusion_bound", {"trials": 2, "max_new_tokens": 8}),
+        (updates, "fusion_bound", {"trials": 1, "max_new_tokens": 2}),
     ):
         monkeypatch.setattr(place, name, fixed(getattr(place, name), **options))
     monkeypatch.setattr(processes, "CORES", 1)  # a worker takes seconds to start
@@ -145,7 +148,7 @@ def with_an_autoencoder(known: dict[str, Any]) -> None:
     drawn = np.random.default_rng(0)
     weights = {name: drawn.normal(size=shape).astype("f4") for name, shape in shapes.items()}
     np.savez(folder / "params.npz", **weights | {"threshold": abs(weights["threshold"])})
-    known["null"] = known["d"].random_like()
+    known["null"] = known["vectors"]["lawyer"].at(12).random_like()
     known["role_questions"] = [f"The role answers: {prompt}" for prompt in known["formal"]]
     known["questions"] = known["casual"]
 
