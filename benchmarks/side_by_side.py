@@ -41,7 +41,7 @@ from rolelens.vectors.scaling import soft_scaled
 LAYER = 18
 """Of all directions, of 30."""
 ALPHAS = (1.0, 4.0)
-PROMPTS = 64
+PROMPTS = 32
 """Of each role."""
 ROLE = "mathematician"
 LIBRARY = ("mathematician", "lawyer", "doctor", "psychologist")
@@ -252,7 +252,7 @@ def effects(kept: Kept, name: str) -> pd.DataFrame:
         asked = {name: some_templates(rl.load_task(data / "bbq"), 1)}
     if name == "pairs":
         pairs = rl.load_task(data / "crows_pairs" / "crows_pairs_750.csv")
-        asked = {name: pairs.take(range(0, len(pairs), 10))}
+        asked = {name: pairs.take(range(0, len(pairs), 15))}
     if name == "text":
         text = (data / "wikitext2" / "test.txt").read_text()[:1500]
     found = rl.side_effects(
@@ -317,8 +317,8 @@ def main() -> None:
     given = parser.parse_args()
     kept = Kept(given.data, given.out)
     parts: dict[str, Callable[[], pd.DataFrame]] = {
-        "tried-mini": lambda: side_by_side(kept, "mini", rl.load_task("mini"), 80, 120),
-        "truthful": lambda: side_by_side(kept, "truthful", truthful(kept.data), 80, 120),
+        "tried-mini": lambda: side_by_side(kept, "mini", rl.load_task("mini"), 60, 100),
+        "truthful": lambda: side_by_side(kept, "truthful", truthful(kept.data), 60, 100),
         "oracle": lambda: oracle(kept),
         "folds": lambda: folds(kept),
     }
