@@ -273,9 +273,10 @@ def test_workers_that_did_not_begin_are_begun_by_the_next_call(lens, vectors, mo
         raise BlockingIOError("too many processes")
 
     with Forked(1, threads=1) as workers:
-        with monkeypatch.context() as patch, pytest.raises(BlockingIOError):
+        with monkeypatch.context() as patch:
             patch.setattr(Forked, "_spawned", refused)
-            rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
+            with pytest.raises(BlockingIOError):
+                rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
         assert workers.pids == []
         rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
 
