@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections import deque
@@ -36,11 +37,14 @@ GRID: dict[str, Any] = {"layers": [0, 1, 2], "positions": [-1], "alphas": (0.5, 
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
-class Fork:
-    """A process that has its imports already, with what is used of ``subprocess.Popen``."""
+class Fork(subprocess.Popen):
+    """A process that has its imports already."""
+
+    _child_created = False  # by Popen itself
 
     def __init__(self, run: Callable[[], object]) -> None:
-        self.pid, self.code = os.fork(), None
+        self.returncode = None
+        self.pid = os.fork()
         if self.pid == 0:
             try:
                 run()
@@ -48,13 +52,13 @@ class Fork:
                 os._exit(1)
 
     def kill(self) -> None:
-        if self.code is None:
+        if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self) -> int:
-        if self.code is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.code
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
 
 
 class Forked(Processes):
@@ -262,6 +266,19 @@ def test_a_worker_that_always_ends_is_told(lens, vectors, monkeypatch):
     with pytest.raises(rl.InputError, match="ended 5 times in a row.*exit code 1"):
         rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
     assert workers.pids == []
+
+
+def test_workers_that_did_not_begin_are_begun_by_the_next_call(lens, vectors, monkeypatch):
+    def refused(*_: object) -> Any:
+        raise BlockingIOError("too many processes")
+
+    with Forked(1, threads=1) as workers:
+        with monkeypatch.context() as patch:
+            patch.setattr(Forked, "_spawned", refused)
+            with pytest.raises(BlockingIOError):
+                rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
+        assert workers.pids == []
+        rl.sweep(lens, vectors, QUESTIONS, **GRID, method="cloze", runner=workers)
 
 
 def test_a_cell_that_fails_at_a_worker_fails_as_here(lens, vectors, two):

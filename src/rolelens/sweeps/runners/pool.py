@@ -121,7 +121,11 @@ class Runner(ABC):
             return
         self.close()
         self._model = model
-        self.start(model)
+        try:
+            self.start(model)
+        except BaseException:
+            self.close()  # what did not begin is not waited for by the next call
+            raise
 
     def close(self) -> None:
         """End all workers; the next call starts others."""

@@ -96,7 +96,8 @@ class Processes(Runner):
 
     def start(self, model: Model) -> None:
         """Start them; each loads the model."""
-        self._processes = [self._started(n, model) for n in range(self._workers)]
+        for n in range(self._workers):
+            self._processes.append(self._started(n, model))
 
     def stop(self) -> None:
         """End them, in the middle of a piece if need be."""
