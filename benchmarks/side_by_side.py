@@ -40,11 +40,17 @@ from rolelens.vectors.scaling import soft_scaled
 
 LAYER = 18
 """Of all directions, of 30."""
-ALPHAS = (1.0, 4.0)
+ALPHA = 4.0
+"""Times the difference in means of right and wrong answers, whose norm all have."""
+TRAIN = 60
+"""Questions that directions are made of."""
+GRAINS, STEPS = 8, 4
+"""Questions and steps of integrated gradients."""
+NULLS = 5
 PROMPTS = 32
 """Of each role."""
 ROLE = "mathematician"
-LIBRARY = ("mathematician", "lawyer", "doctor", "psychologist")
+LIBRARY = ("mathematician", "lawyer", "doctor")
 ANSWERED = {
     "difference in means": DifferenceInMeans(),
     "grouped mean": GroupedMean(),
@@ -115,7 +121,7 @@ class Kept:
             start = time.monotonic()
             read = [text for prompts in self.prompts.values() for text in prompts[:8]]
             made = train_sae(
-                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=800, batch=256
+                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=300, batch=256
             )
             save_sae(made, folder)
             print(f"sae: {time.monotonic() - start:.0f} s", flush=True)
@@ -139,10 +145,10 @@ def answered(lens: rl.Lens, questions: Sequence[Question]) -> Directions:
         [LETTERS[k] for k in wrong],
         layers=layers,
     )
-    some = slice(0, 24)
+    some = slice(0, GRAINS)
     grains = [
         rollouts.grains_vectors(
-            lens, texts[some], right[some], false[some], layers=layers, steps=8, pick=pick,
+            lens, texts[some], right[some], false[some], layers=layers, steps=STEPS, pick=pick,
             k=4, sides="opposed", name=name,
         )
         for pick, name in (("attribution", "GrAInS"), ("random", "GrAInS, random tokens"))
@@ -176,43 +182,50 @@ def with_role(kept: Kept, found: Directions) -> Directions:
     every = rl.concat(found, *more)
     lengths = nulls.matched(every.directions, like.vector.expand_as(every.directions))
     every = dataclasses.replace(every, directions=lengths)
-    return rl.concat(every, nulls.gaussian(every, 1))
+    return rl.concat(every, nulls.gaussian(every[["difference in means"]], NULLS))
 
 
-def side_by_side(kept: Kept, name: str, task: Questions, train: int, rest: int) -> pd.DataFrame:
-    """Every direction chosen on some questions and tried on others, with a trained adapter."""
+def side_by_side(kept: Kept, name: str, task: Questions, questions: int) -> pd.DataFrame:
+    """Every direction, made of some questions, tried on others at one strength, beside nulls.
+
+    All are as long as each other, so that all share the nulls, and nothing is chosen.
+    """
     order = np.random.default_rng(0).permutation(len(task)).tolist()
-    first, others = task.take(order[:train]), task.take(order[train : train + rest])
+    train, test = task.take(order[:TRAIN]), task.take(order[TRAIN : TRAIN + questions])
     vectors = kept.vectors(
-        f"{name}-vectors", lambda: with_role(kept, answered(kept.lens, list(first)))
+        f"{name}-vectors", lambda: with_role(kept, answered(kept.lens, list(train)))
     )
-    found = rl.study(
-        kept.lens, vectors, others, alphas=ALPHAS, method="cloze", ablated=0, prompted=False,
-        anyway=True, folder=kept.out / f"{name}-study",
-    )  # fmt: skip
-    frame = found.table()
-    chosen = found.table("chosen").set_index("name")["alpha"]
-    margins = found.table("answers").groupby("name")["margin"]
-    p = {str(name): stats.paired(values.tolist()).p for name, values in margins}
-    beside = found.table("nulls").groupby("beside")["margin"].mean()
-    for column, values in (("alpha", chosen), ("margin_p", p), ("null_margin", beside)):
-        frame[column] = frame["name"].map(values)
-    selection, test = others.split(0.5, 0)
-    adapter = train_adapter(kept.lens, selection, rank=8, method="cloze", steps=60, batch=4)
-    plain, trained = (rl.evaluate(kept.lens, test, h, "cloze") for h in ([], adapter.hooks))
-    one = rl.compare(plain, trained)
-    assert one.margin is not None
-    row = {
-        "name": "trained adapter", "before": one.before, "after": one.after,
-        "gain": one.difference, "low": one.low, "high": one.high, "p": one.p,
-        "margin": one.margin.value, "margin_low": one.margin.low,
-        "margin_high": one.margin.high, "margin_p": one.margin.p,
-    }  # fmt: skip
-    frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
-    columns = ["name", "alpha", "before", "after", "gain", "low", "high", "p", "null_high"]
-    columns += ["margin", "margin_low", "margin_high", "margin_p", "null_margin"]
-    frame["margin_p_holm"] = stats.adjusted(frame["margin_p"].tolist())
-    return frame[[*columns, "margin_p_holm"]].assign(items=len(test))
+    found = rl.sweep(
+        kept.lens, vectors, test, alphas=[ALPHA], method="cloze", store=kept.out / f"{name}.db"
+    )
+    rows = []
+    for cell in found.cells:
+        change = rl.compare(found.baseline, found.cell(cell))
+        margin = change.margin
+        assert margin is not None
+        row: dict[str, Any] = {"name": cell.name, "null": cell.name in vectors.nulls}
+        row |= {key: getattr(change, key) for key in ("before", "after", "low", "high", "p")}
+        row |= {"margin": margin.value, "margin_low": margin.low, "margin_high": margin.high}
+        rows.append({**row, "margin_p": margin.p, "items": change.items})
+    frame = pd.DataFrame(rows)
+    tried = ~frame["null"]
+    for column in ("p", "margin_p"):
+        frame.loc[tried, f"{column}_holm"] = stats.adjusted(frame.loc[tried, column].tolist())
+    return frame
+
+
+def trained(kept: Kept, task: Questions, questions: int) -> pd.DataFrame:
+    """A trained adapter, the reference, on the same questions."""
+    order = np.random.default_rng(0).permutation(len(task)).tolist()
+    train, test = task.take(order[:TRAIN]), task.take(order[TRAIN : TRAIN + questions])
+    adapter = train_adapter(kept.lens, train, rank=8, method="cloze", steps=60, batch=4)
+    plain, after = (rl.evaluate(kept.lens, test, h, "cloze") for h in ([], adapter.hooks))
+    change = rl.compare(plain, after)
+    margin = change.margin
+    assert margin is not None
+    row = {key: getattr(change, key) for key in ("before", "after", "low", "high", "p")}
+    row |= {"margin": margin.value, "margin_low": margin.low, "margin_high": margin.high}
+    return pd.DataFrame([{"name": "adapter", **row, "items": change.items}])
 
 
 def strength(roles: Directions) -> float:
@@ -224,7 +237,7 @@ def strength(roles: Directions) -> float:
     return float(f"{np.median(shares):.2g}")
 
 
-def effects(kept: Kept, name: str) -> pd.DataFrame:
+def effects(kept: Kept, name: str, n_roles: int) -> pd.DataFrame:
     """What all role vectors do to one task, as strong as each other, beside nulls as strong."""
     roles, data = kept.roles, kept.data
     some = list(roles.names)[:: len(roles.names) // SHUFFLED][:SHUFFLED]
@@ -240,8 +253,9 @@ def effects(kept: Kept, name: str) -> pd.DataFrame:
     def steer(d: Any) -> rl.Steering:
         return rl.add(d, share, unit="resid_norm")
 
-    steerings = {role: steer(roles.direction(role, LAYER)) for role in roles.names}
-    beside = [random_steering(steerings[ROLE], n) for n in range(GAUSSIANS)]
+    tried = [role for n, role in enumerate(roles.names) if n * n_roles % len(roles.names) < n_roles]
+    steerings = {role: steer(roles.direction(role, LAYER)) for role in tried}
+    beside = [random_steering(steer(roles.direction(ROLE, LAYER)), n) for n in range(GAUSSIANS)]
     beside += [steer(shuffled.direction(null, LAYER)) for null in shuffled.names]
     text = None
     asked: dict[str, Any] = {}
@@ -259,7 +273,7 @@ def effects(kept: Kept, name: str) -> pd.DataFrame:
         kept.lens, steerings, asked, text=text, nulls=beside,
         method="cloze_norm" if name == "bbq" else "cloze",
     )  # fmt: skip
-    one = found.nulls[found.nulls["steering"] == ROLE].drop(columns="steering")
+    one = found.nulls[found.nulls["steering"] == tried[0]].drop(columns="steering")
     one = one.assign(kind=np.where(one["null"] < GAUSSIANS, "gaussian", "shuffled"))
     one.to_csv(kept.out / f"effects-{name}-nulls.csv", index=False)
     return found.table().assign(strength=share)
@@ -278,12 +292,12 @@ def some_templates(task: Any, each: int) -> Any:
     return task.take(sorted(chosen))
 
 
-def oracle(kept: Kept) -> pd.DataFrame:
-    """The oracle gap of a library of four roles, and a router."""
+def oracle(kept: Kept, questions: int) -> pd.DataFrame:
+    """The oracle gap of a library of roles, and a router."""
     task = rl.load_task("mini")
-    task = task.take(range(1, len(task), 4))
+    task = task.take(range(0, len(task), max(len(task) // questions, 1)))
     library = {name: rl.add(kept.roles.direction(name, LAYER), 3.0) for name in LIBRARY}
-    gap = oracle_gap(kept.lens, library, task, nulls=5, method="cloze")
+    gap = oracle_gap(kept.lens, library, task, nulls=4, method="cloze")
     told = {
         "plain": gap.plain, "single": gap.single, "single_value": gap.single_value,
         "oracle": gap.oracle, "gap": gap.gap, "beyond": gap.beyond_chance, "rank": gap.rank,
@@ -293,10 +307,10 @@ def oracle(kept: Kept) -> pd.DataFrame:
     return try_router(kept.lens, library, task, method="cloze").table()
 
 
-def folds(kept: Kept) -> pd.DataFrame:
-    """Which layer and strength are chosen with a role's vectors of four fifths of the prompts."""
+def folds(kept: Kept, questions: int) -> pd.DataFrame:
+    """The cell that is chosen with vectors of three quarters of a role's prompts."""
     task = rl.load_task("mini")
-    task = task.take(range(2, len(task), 4))
+    task = task.take(range(0, len(task), max(len(task) // questions, 1)))
     made = fold_vectors(
         kept.lens, {ROLE: kept.prompts[ROLE]}, kept.base, k=4, layers=[10, 14, 18, 22],
         positions=[-1],
@@ -313,20 +327,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/side-by-side"))
-    parser.add_argument("--only", default="mini,pairs,bbq,text,tried-mini,folds,oracle,truthful")
+    parser.add_argument(
+        "--only", default="pairs,tried-mini,bbq,oracle,folds,text,truthful,mini,adapter"
+    )
+    parser.add_argument("--questions", type=int, default=200, help="that estimators are tried on")
+    parser.add_argument("--roles", type=int, default=29, help="whose side effects are measured")
     given = parser.parse_args()
     kept = Kept(given.data, given.out)
+    mini, n = rl.load_task("mini"), given.questions
     parts: dict[str, Callable[[], pd.DataFrame]] = {
-        "tried-mini": lambda: side_by_side(kept, "mini", rl.load_task("mini"), 60, 100),
-        "truthful": lambda: side_by_side(kept, "truthful", truthful(kept.data), 60, 100),
-        "oracle": lambda: oracle(kept),
-        "folds": lambda: folds(kept),
+        "tried-mini": lambda: side_by_side(kept, "mini", mini, n),
+        "truthful": lambda: side_by_side(kept, "truthful", truthful(kept.data), n),
+        "adapter": lambda: trained(kept, mini, n),
+        "oracle": lambda: oracle(kept, n),
+        "folds": lambda: folds(kept, n),
     }
     for name in given.only.split(","):
         if name in parts:
             table(kept.frame(name, parts[name]), 3)
         else:
-            made = kept.frame(f"effects-{name}", lambda name=name: effects(kept, name))
+            made = kept.frame(f"effects-{name}", lambda name=name: effects(kept, name, given.roles))
             summary(kept, name, made)
 
 
