@@ -177,6 +177,15 @@ def test_a_search_by_processes_is_that_of_this_process(lens, vectors, two, tmp_p
     pd_equal(first.quality, second.quality)
 
 
+def test_a_search_where_gradients_are_off_is_the_same(lens, vectors):
+    def search() -> Any:
+        return rl.search(lens, vectors, QUESTIONS, **GRID, method="cloze").table()
+
+    with torch.no_grad():
+        off = search()
+    pd_equal(off, search())
+
+
 def test_a_study_and_rollouts_by_processes(lens, vectors, two, tmp_path):
     asked = [
         rl.Question(f"{n}", f"{q.text} {n}?", q.options, q.answer)

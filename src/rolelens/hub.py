@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,18 @@ class Answers:
     Attributes:
         limit: seconds that a request waits.
         any: it has answered something.
-        silent: it left two requests unanswered, and is asked nothing more.
+        unanswered: when requests were sent since it last did.
     """
 
     limit: float
     any: bool = False
-    silent: bool = False
+    unanswered: list[float] = field(default_factory=list)
+
+    @property
+    def missed(self) -> int:
+        """Requests in a row that waited so long for nothing."""
+        now = time.monotonic()
+        return sum(now - begun >= self.limit for begun in self.unanswered)
 
 
 @contextmanager
@@ -59,22 +65,19 @@ def impatient() -> Iterator[Answers]:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     answers = Answers(float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
-    unanswered: list[float] = []
 
     def asked(request: Any) -> None:
-        now, limit = time.monotonic(), answers.limit
-        if sum(now - begun >= limit for begun in unanswered) >= SILENCES:
-            answers.silent = True
+        if answers.missed >= SILENCES:
             raise OfflineModeIsEnabled(f"{request.url.host} does not answer")
-        unanswered.append(now)
+        answers.unanswered.append(time.monotonic())
         wanted = request.extensions.get("timeout", {})
         kinds = ("connect", "read", "write", "pool")
-        waits = {kind: min(wanted.get(kind) or limit, limit) for kind in kinds}
+        waits = {kind: min(wanted.get(kind) or answers.limit, answers.limit) for kind in kinds}
         request.extensions["timeout"] = waits
 
     def answered(_: Any) -> None:
         answers.any = True
-        unanswered.clear()
+        answers.unanswered.clear()
 
     session = get_session()
     added = {"request": asked, "response": answered}

@@ -169,7 +169,7 @@ def _loaded(
         return bridge, f"{path.name}, dequantised"
     if not is_hub:
         return bridge, name
-    if answers.silent and answers.any:  # what it did not tell may be the chat template
+    if answers.missed and answers.any:  # what it did not tell may be the chat template
         raise InputError(
             f"the hub stopped answering while {name!r} was loaded, which may lack something; load "
             "it again when the hub answers."
@@ -226,7 +226,7 @@ def _cannot_load(
     near = difflib.get_close_matches(name, known, n=1)
     offer = f"did you mean {near[0]!r}? Else name" if near else "name"
     reason = _reason(error)
-    if answers.silent:
+    if answers.missed:
         reason = (
             f"the hub did not answer within {answers.limit:g} s, and it is not in the local cache"
         )

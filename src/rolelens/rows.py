@@ -143,7 +143,7 @@ def from_hub(
             yield from load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:  # the hub client raises dozens of classes
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        if answers.silent:
+        if answers.missed:
             reason = f"the hub did not answer within {answers.limit:g} s"
         raise InputError(f"{title} cannot be reached ({reason}); {otherwise}.") from error
 

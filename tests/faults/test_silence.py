@@ -13,7 +13,7 @@ import hub_server
 import tiny
 from faults.conftest import Tally
 
-LIMIT = 0.3
+LIMIT = 1.0
 """Seconds that a request waits here."""
 REQUESTS = 20
 """Of one load that is answered, some more or fewer."""
@@ -78,7 +78,7 @@ def test_a_hub_that_does_not_answer_is_told(tmp_path: Path, times, tally: Tally)
         message = what["refused"]
         assert message.endswith("."), message
         assert "\n" not in message, message
-        assert "the hub did not answer within 0.3 s" in message or "stopped answering" in message
+        assert "the hub did not answer within 1 s" in message or "stopped answering" in message
     assert lapsed[0][0] in refused
     assert max(seconds for _, seconds in told) < 40 * LIMIT + 20, told
     tally["refused in one sentence"] += len(refused) + 3

@@ -136,7 +136,7 @@ def from_pretrained(
                 )
         except Exception as error:  # the client raises many classes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if answers.silent:
+            if answers.missed:
                 reason = f"the hub did not answer within {answers.limit:g} s"
             raise InputError(
                 f"there is no folder {str(name)!r}, and no such repository could be reached "

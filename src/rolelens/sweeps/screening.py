@@ -180,6 +180,7 @@ def controlled(
     return means
 
 
+@torch.enable_grad()  # whatever was set outside, or left by a Ctrl-C within torch
 def contrasts(
     prepared: Choices | Passages, baseline: Records, by: str
 ) -> tuple[list[int], Float[Tensor, "row read"], Int[Tensor, " row"]]:
