@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/search.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/explorer.py --lab
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/rates.py $(if $(PAPER),--paper $(PAPER))
 	$(BIN)/python benchmarks/calibration.py

@@ -83,19 +83,8 @@ SHORTER = {
         "(4, 8, 16, 32)": "(4, 8)",
         "x[:16]": "x[:4]",
     },
-    "03_patchscoping": {
-        PROMPTS: QUARTER,
-        "len(prompts) == 64": "len(prompts) == 16",
-        "[:40]": "[:10]",
-        "[40:]": "[10:]",
-        "base[100:]": "base[25:]",
-        "range(4, 28, 3)": "(16,)",
-        "answers(lens, list(chosen))": "answers(lens, list(chosen)[:3])",
-    },
-    "04_roast": {
-        "repeats=5": "repeats=1",
-        "range(k, k + 40)": "range(k, k + 12)",
-    },
+    "03_patchscoping": {"range(4, 28, 3)": "(16,)"},
+    "04_roast": {"repeats=5": "repeats=1", "range(k, k + 40)": "range(k, k + 24)"},
     "05_your_own_contrast": {
         "[8, 12, 16, 20]": "[12, 16]",
         "positions=[-2, -1],\n    alphas": "positions=[-1],\n    alphas",
