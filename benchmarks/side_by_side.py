@@ -42,7 +42,7 @@ LAYER = 18
 """Of all directions, of 30."""
 ALPHA = 4.0
 """Times the difference in means of right and wrong answers, whose norm all have."""
-TRAIN = 60
+TRAIN = 40
 """Questions that directions are made of."""
 GRAINS, STEPS = 8, 4
 """Questions and steps of integrated gradients."""
@@ -119,7 +119,7 @@ class Kept:
         folder = self.out / "sae"
         if not folder.is_dir():
             start = time.monotonic()
-            read = [text for prompts in self.prompts.values() for text in prompts[:8]]
+            read = [text for prompts in self.prompts.values() for text in prompts[:4]]
             made = train_sae(
                 self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=300, batch=256
             )
