@@ -42,12 +42,12 @@ LAYER = 18
 """Of all directions, of 30."""
 ALPHA = 4.0
 """Times the difference in means of right and wrong answers, whose norm all have."""
-TRAIN = 40
+TRAIN = 60
 """Questions that directions are made of."""
-GRAINS, STEPS = 8, 4
+GRAINS, STEPS = 24, 8
 """Questions and steps of integrated gradients."""
 NULLS = 5
-PROMPTS = 32
+PROMPTS = 64
 """Of each role."""
 ROLE = "mathematician"
 LIBRARY = ("mathematician", "lawyer", "doctor")
@@ -119,9 +119,9 @@ class Kept:
         folder = self.out / "sae"
         if not folder.is_dir():
             start = time.monotonic()
-            read = [text for prompts in self.prompts.values() for text in prompts[:4]]
+            read = [text for prompts in self.prompts.values() for text in prompts[:8]]
             made = train_sae(
-                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=300, batch=256
+                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=600, batch=256
             )
             save_sae(made, folder)
             print(f"sae: {time.monotonic() - start:.0f} s", flush=True)
@@ -266,7 +266,7 @@ def effects(kept: Kept, name: str, n_roles: int) -> pd.DataFrame:
         asked = {name: some_templates(rl.load_task(data / "bbq"), 1)}
     if name == "pairs":
         pairs = rl.load_task(data / "crows_pairs" / "crows_pairs_750.csv")
-        asked = {name: pairs.take(range(0, len(pairs), 15))}
+        asked = {name: pairs.take(range(0, len(pairs), 10))}
     if name == "text":
         text = (data / "wikitext2" / "test.txt").read_text()[:1500]
     found = rl.side_effects(
