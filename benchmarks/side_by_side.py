@@ -44,11 +44,9 @@ ALPHA = 4.0
 """Times the difference in means of right and wrong answers, whose norm all have."""
 TRAIN = 60
 """Questions that directions are made of."""
-GRAINS, STEPS = 8, 4
+GRAINS, STEPS = 24, 8
 """Questions and steps of integrated gradients."""
 NULLS = 5
-PROMPTS = 32
-"""Of each role."""
 ROLE = "mathematician"
 LIBRARY = ("mathematician", "lawyer", "doctor")
 ANSWERED = {
@@ -69,8 +67,8 @@ OPTIONS = 4
 class Kept:
     """What was made, in a folder; a part that is there is not made again."""
 
-    def __init__(self, data: Path, out: Path) -> None:
-        self.data, self.out = data, out
+    def __init__(self, data: Path, out: Path, n: int) -> None:
+        self.data, self.out, self.n = data, out, n
         self.lens: Any = rl.load("smollm2")
         out.mkdir(parents=True, exist_ok=True)
 
@@ -96,12 +94,12 @@ class Kept:
     def prompts(self) -> dict[str, list[str]]:
         """The prompts of the 29 roles."""
         roles = rl.load_roles(self.data / "role_prompts")
-        return {name: list(role.prompts)[:PROMPTS] for name, role in roles.items()}
+        return {name: list(role.prompts)[: self.n] for name, role in roles.items()}
 
     @property
     def base(self) -> list[str]:
         """Base prompts."""
-        return list(rl.load_base(self.data / "base_prompts" / "train.json"))[: 2 * PROMPTS]
+        return list(rl.load_base(self.data / "base_prompts" / "train.json"))[: 2 * self.n]
 
     @property
     def roles(self) -> Directions:
@@ -121,7 +119,7 @@ class Kept:
             start = time.monotonic()
             read = [text for prompts in self.prompts.values() for text in prompts[:8]]
             made = train_sae(
-                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=300, batch=256
+                self.lens, read + self.base, LAYER, n_features=1024, k=16, steps=600, batch=256
             )
             save_sae(made, folder)
             print(f"sae: {time.monotonic() - start:.0f} s", flush=True)
@@ -164,7 +162,7 @@ def with_role(kept: Kept, found: Directions) -> Directions:
     """With a role's direction and its SRPS, all as long as the difference in means."""
     role = kept.roles[ROLE].at(LAYER)
     srps = feature_contrast(
-        kept.lens, kept.sae, kept.prompts[ROLE], kept.base[:PROMPTS], name="SRPS"
+        kept.lens, kept.sae, kept.prompts[ROLE], kept.base[: kept.n], name="SRPS"
     ).directions()
     like = found.direction("difference in means", LAYER)
     rest = {
@@ -237,7 +235,7 @@ def strength(roles: Directions) -> float:
     return float(f"{np.median(shares):.2g}")
 
 
-def effects(kept: Kept, name: str, n_roles: int) -> pd.DataFrame:
+def effects(kept: Kept, name: str, n_roles: int, n_pairs: int) -> pd.DataFrame:
     """What all role vectors do to one task, as strong as each other, beside nulls as strong."""
     roles, data = kept.roles, kept.data
     some = list(roles.names)[:: len(roles.names) // SHUFFLED][:SHUFFLED]
@@ -266,7 +264,7 @@ def effects(kept: Kept, name: str, n_roles: int) -> pd.DataFrame:
         asked = {name: some_templates(rl.load_task(data / "bbq"), 1)}
     if name == "pairs":
         pairs = rl.load_task(data / "crows_pairs" / "crows_pairs_750.csv")
-        asked = {name: pairs.take(range(0, len(pairs), 15))}
+        asked = {name: pairs.take(range(0, len(pairs), len(pairs) // n_pairs))}
     if name == "text":
         text = (data / "wikitext2" / "test.txt").read_text()[:1500]
     found = rl.side_effects(
@@ -331,9 +329,11 @@ def main() -> None:
         "--only", default="pairs,tried-mini,bbq,oracle,folds,text,truthful,mini,adapter"
     )
     parser.add_argument("--questions", type=int, default=200, help="that estimators are tried on")
+    parser.add_argument("--prompts", type=int, default=64, help="of each role")
+    parser.add_argument("--pairs", type=int, default=75, help="of CrowS-Pairs")
     parser.add_argument("--roles", type=int, default=29, help="whose side effects are measured")
     given = parser.parse_args()
-    kept = Kept(given.data, given.out)
+    kept = Kept(given.data, given.out, given.prompts)
     mini, n = rl.load_task("mini"), given.questions
     parts: dict[str, Callable[[], pd.DataFrame]] = {
         "tried-mini": lambda: side_by_side(kept, "mini", mini, n),
@@ -346,7 +346,9 @@ def main() -> None:
         if name in parts:
             table(kept.frame(name, parts[name]), 3)
         else:
-            made = kept.frame(f"effects-{name}", lambda name=name: effects(kept, name, given.roles))
+            made = kept.frame(
+                f"effects-{name}", lambda name=name: effects(kept, name, given.roles, given.pairs)
+            )
             summary(kept, name, made)
 
 

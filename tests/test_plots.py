@@ -221,6 +221,7 @@ def test_effects_are_drawn_in_units_of_the_largest_null() -> None:
     np.testing.assert_allclose(beside.x, [-1, 0.5, 1])
     two = pd.concat([table.assign(steering="a"), table.assign(steering="b")])
     both = plots.effects(two, pd.concat([nulls.assign(steering=s) for s in "ab"]))
+    assert plots.svg(both).count("stroke-dasharray") == 2
     assert [trace.name for trace in both.data] == ["nulls", "a", "b"]
     assert len(both.data[0].x) == 3
     with pytest.raises(rl.InputError, match="no rows to draw"):

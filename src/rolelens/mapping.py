@@ -122,14 +122,17 @@ def linear_map(
     x, y = (part.double() - part.double().mean(dim=0) for part in (x, y))
     if kind == "procrustes":
         u, sizes, v = torch.linalg.svd(x.T @ y, full_matrices=False)
-        turn: Tensor = u @ v
-        return turn * (sizes.sum() / (x @ turn).square().sum().clamp(min=1e-300))
+        turn = u @ v
+        size = sizes.sum() / (x @ turn).square().sum().clamp(min=1e-300)
+        scaled: Tensor = size * turn
+        return scaled
     from sklearn.linear_model import RidgeCV
 
     unit = float(x.square().mean()) * len(x)
     penalties = [unit * penalty for penalty in PENALTIES] if unit else [1.0]
     model = RidgeCV(alphas=penalties, fit_intercept=False).fit(x.numpy(), y.numpy())
-    return torch.from_numpy(np.atleast_2d(model.coef_)).T.contiguous()
+    weights: Tensor = torch.from_numpy(np.atleast_2d(model.coef_)).T.contiguous()
+    return weights
 
 
 def _orders(n: int, nulls: int, seed: int) -> Sequence[Tensor]:

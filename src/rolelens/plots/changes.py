@@ -42,9 +42,11 @@ def effects(table: pd.DataFrame, nulls: pd.DataFrame) -> go.Figure:
 
     columns = ["task", "measure", "null", "change"]
     add(nulls[columns].drop_duplicates(), "nulls", {"size": 7, "color": GREY, "symbol": "x"})
-    groups = table.groupby("steering", sort=False) if several else [("steering", table)]
+    groups = [("steering", table)]
+    if several:
+        groups = [(str(name), part) for name, part in table.groupby("steering", sort=False)]
     for n, (name, part) in enumerate(groups):
-        add(part, str(name), {"size": 9, "color": COLOURS[n % (len(COLOURS) - 1)]})
+        add(part, name, {"size": 9, "color": COLOURS[n % (len(COLOURS) - 1)]})
     for end in (-1, 1):
         figure.add_vline(x=end, line={"color": GREY, "dash": "dot", "width": 1})
     widest = max(1.2, 1.1 * max(largest(pd.Series(trace.x)) for trace in figure.data))
@@ -74,7 +76,7 @@ def parts(table: pd.DataFrame) -> go.Figure:
     shown = [("exact", "patched alone", "circle", 10), ("predicted", "predicted", "diamond", 8)]
     shown += [("null", "nulls (bars: as large as any)", "x", 8)] if "null" in table else []
     for n, (column, name, symbol, size) in enumerate(shown):
-        bars = None
+        bars: dict[str, object] | None = None
         if column == "null":
             bars = {
                 "type": "data",

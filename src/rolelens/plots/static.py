@@ -119,6 +119,8 @@ class _Drawing:
         for shape in self.layout.shapes or ():
             if shape.yref in axes:
                 axes[shape.yref].values += [shape.y0, shape.y1]
+            elif shape.xref in axes:
+                axes[shape.xref].values += [shape.x0, shape.x1]
         for name, axis in axes.items():
             matched = axis.spec.matches
             if matched and matched in axes:
@@ -194,10 +196,15 @@ class _Drawing:
                 yield write(at, middle, str(y.spec.title.text), 13, "middle", extra=turn)
 
     def _shapes(self) -> Iterator[str]:
-        left, _, right, _ = self.box
+        left, top, right, bottom = self.box
         for shape in self.layout.shapes or ():
-            y = self.axes[shape.yref].at(shape.y0)
-            yield rule(left, y, right, y, shape.line.color, DASHED.get(shape.line.dash))
+            dash = DASHED.get(shape.line.dash)
+            if shape.yref in self.axes:
+                y = self.axes[shape.yref].at(shape.y0)
+                yield rule(left, y, right, y, shape.line.color, dash)
+            else:
+                x = self.axes[shape.xref].at(shape.x0)
+                yield rule(x, top, x, bottom, shape.line.color, dash)
 
     def _annotations(self) -> Iterator[str]:
         left, top, right, bottom = self.box
