@@ -166,9 +166,10 @@ def with_sets_about_bias(known: dict[str, Any]) -> None:
 
 
 def with_references(known: dict[str, Any]) -> None:
-    """Directions of three roles, and prompts."""
+    """Directions of three roles, prompts, and another model with directions."""
     with_roles(known)
     known["prompts"], known["legal"] = known["formal"], known["roles"]["lawyer"].prompts
+    known["other"], known["own"] = rl.load("smollm2"), known["vectors"]
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
