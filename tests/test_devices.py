@@ -13,6 +13,7 @@ import pretend
 import rolelens as rl
 import tiny
 from rolelens.forward.plain import resumes
+from rolelens.patchscoping import Addition
 
 QUESTIONS = [
     rl.Question("q1", "Which is red?", ("blood", "grass", "the clear sky", "snow"), 0),
@@ -148,7 +149,9 @@ CALLS: dict[str, Callable[[rl.Lens], Any]] = {
     ),
     "watching": watched,
     "streamed text": lambda lens: list(lens.stream(tiny.PROMPTS[0], max_new_tokens=5)),
-    "reading": lambda lens: rl.patchscope(lens, vectors(lens).at(2, -1), max_new_tokens=5).text,
+    "reading": lambda lens: (
+        rl.patchscope(lens, vectors(lens).at(2, -1), Addition(max_new_tokens=5)).text
+    ),
     "perplexity": lambda lens: rl.perplexity(lens, TEXT, rl.add(vectors(lens).at(1, -1))).value,
 }
 

@@ -92,17 +92,11 @@ SHORTER = {
     },
     "06_features": {
         "[:32]": "[:8]",
-        "[32:48]": "[32:36]",
+        "[32:44]": "[32:36]",
         "[:48], list(base)[48:72]": "[:12], list(base)[48:56]",
-        "steps=500": "steps=20",
+        "steps=400": "steps=20",
         "shuffles=99": "shuffles=9",
-        "top=5,\n    randoms=2": "top=1,\n    randoms=1",
-    },
-    "07_side_effects": {
-        "[:24]": "[:6]",
-        "base[:48]": "base[:12]",
-        "len(task), 14)": "len(task), 80)",
-        "reply_tokens=16": "reply_tokens=2",
+        "top=4,\n    randoms=1": "top=1,\n    randoms=1",
     },
     "08_persona_space": {"max_new_tokens=20": "max_new_tokens=6", "tokens=32": "tokens=6"},
 }
