@@ -89,11 +89,11 @@ def run(func: Any, args: Any, kwargs: dict[str, Any], copies: list[str] | None) 
     out = func(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
     if near(device):
         return out
-    same = {id(x.held): x for x in far}
 
     def claimed(x: Any) -> Any:
         if isinstance(x, Tensor):
-            return same[id(x)] if id(x) in same else Elsewhere(x, device)
+            known = [one for one in far if one.held is x]
+            return known[0] if known else Elsewhere(x, device)
         return type(x)(map(claimed, x)) if isinstance(x, (list, tuple)) else x
 
     return claimed(out)
@@ -122,11 +122,11 @@ def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
             if index is not None and index.device != here and far(index):
                 raise RuntimeError(f"indices should be on cpu or on {here}, not on {index.device}")
         tensors = [args[0], *args[2:3]]
-    places = {str(x.device) for x in tensors if isinstance(x, Tensor) and (x.ndim or far(x))}
+    places = {x.device for x in tensors if isinstance(x, Tensor) and (far(x) or x.ndim)}
     if len(places) > 1:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
-            f"{' and '.join(sorted(places))}! ({func})"
+            f"{' and '.join(sorted(map(str, places)))}! ({func})"
         )
 
 
