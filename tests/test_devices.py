@@ -161,7 +161,6 @@ CALLS: dict[str, Callable[[rl.Lens], Any]] = {
     [
         ("one", torch.float32),
         ("two", torch.float32),
-        ("two", torch.bfloat16),
         ("two, tied", torch.bfloat16),
     ],
     ids=str,
