@@ -100,3 +100,13 @@ for name, revision in json.loads(sys.argv[1]):
     except rl.InputError as error:
         print(json.dumps({"refused": str(error)}))
 """
+
+
+def environment(folder: Path, cache: Path) -> dict[str, str]:
+    """What lets a process take a folder's server for the hub, and keep its cache elsewhere."""
+    return {
+        "HF_ENDPOINT": serve(folder),
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }

@@ -12,13 +12,7 @@ import tiny
 
 def loaded(folder: Path, cache: Path, names: list[tuple[str, str | None]], **env: str) -> list:
     """What loading gives in a process whose hub is the folder's server."""
-    env = {
-        "HF_ENDPOINT": hub_server.serve(folder),
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        **env,
-    }
+    env = hub_server.environment(folder, cache) | env
     done = subprocess.run(
         [sys.executable, "-c", hub_server.LOAD, json.dumps(names)],
         env=os.environ | env,

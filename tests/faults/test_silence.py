@@ -41,12 +41,7 @@ for kind, name in json.loads(sys.argv[1]):
 
 def loaded(folder: Path, cache: Path, asked: list[tuple[str, str]]) -> list[tuple[Any, float]]:
     """What loading one after the other gives in a process of its own, and the seconds it took."""
-    env = {
-        "HF_ENDPOINT": hub_server.serve(folder),
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-    }
+    env = hub_server.environment(folder, cache)
     done = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(asked)],
         env=os.environ | env,
