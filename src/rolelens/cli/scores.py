@@ -138,18 +138,7 @@ def sweep(
 ) -> None:
     """Score a task in every cell of a grid of names, layers, positions and alphas."""
     from rolelens import sweeps, tasks
-    from rolelens.cli.parts import (
-        check_save_best,
-        checked_tokens,
-        foretold,
-        load_items,
-        load_model,
-        load_vectors,
-        save_steering,
-        task_options,
-        tell_estimate,
-        write,
-    )
+    from rolelens.cli import parts
     from rolelens.sweeps.runners import runner_of
 
     with plainly(silent):
@@ -158,27 +147,27 @@ def sweep(
             tell(as_json, progress.facts(), str(progress))
             return
         check_out(out)
-        chosen = load_vectors(vectors, name)
-        check_save_best(save_best, chosen)
-        items = load_items(task, shots, domain)
+        chosen = parts.load_vectors(vectors, name)
+        parts.check_save_best(save_best, chosen)
+        items = parts.load_items(task, shots, domain)
         scoring = runner_of(runner, workers, threads, address, gpus)
-        lens = load_model(model, dtype, device)
-        prepared = tasks.prepare(lens, items, method, **task_options(max_new_tokens))
+        lens = parts.load_model(model, dtype, device)
+        prepared = tasks.prepare(lens, items, method, **parts.task_options(max_new_tokens))
         asked: dict[str, Any] = {
             **grid(layers, positions, alphas),
-            "tokens": checked_tokens(tokens),
+            "tokens": parts.checked_tokens(tokens),
             "change": change,
         }
         taking = partial(sweeps.estimate, lens, chosen, prepared, **asked)
         if dry_run:
-            tell_estimate(as_json, taking())
+            parts.tell_estimate(as_json, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
+        with parts.foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
             result = sweeps.sweep(lens, chosen, prepared, **asked, store=store, runner=scoring)
         table = result.table()
         measures = result.baseline.measures
         if out is not None:
-            write(table, out)
+            parts.write(table, out)
         if by is not None and by not in measures:
             raise unknown("measure", by, measures)
         order = [*measures] if by is None else [by, *measures]
@@ -189,7 +178,9 @@ def sweep(
         }
         text = f"{ranked.to_string(index=False)}\n\n{result.baseline}\n{LUCK}"
         if save_best is not None:
-            content, text = save_steering(result.best(by=by).steering, save_best, content, text)
+            content, text = parts.save_steering(
+                result.best(by=by).steering, save_best, content, text
+            )
         tell(as_json, content, text)
 
 
@@ -229,48 +220,38 @@ def search(
 ) -> None:
     """Find the best cell of every name, scoring only the most promising cells exactly."""
     from rolelens import sweeps, tasks
-    from rolelens.cli.parts import (
-        check_save_best,
-        checked_tokens,
-        foretold,
-        load_items,
-        load_model,
-        load_vectors,
-        save_steering,
-        tell_estimate,
-        write,
-    )
+    from rolelens.cli import parts
     from rolelens.sweeps.runners import runner_of
 
     with plainly(silent):
         check_out(out)
-        chosen = load_vectors(vectors, name)
-        check_save_best(save_best, chosen)
+        chosen = parts.load_vectors(vectors, name)
+        parts.check_save_best(save_best, chosen)
         domains = None
         if own_domain:
             roles = prompts.load_roles(role_prompts)
             known = {role: of_role.domain for role, of_role in roles.items()}
             domains = {role: known[role] or "" for role in chosen.names if known.get(role)}
-        items = load_items(task, shots, domain)
+        items = parts.load_items(task, shots, domain)
         scoring = runner_of(runner, workers, threads, address, gpus)
-        lens = load_model(model, dtype, device)
+        lens = parts.load_model(model, dtype, device)
         asked: dict[str, Any] = {
             "domains": domains,
             **grid(layers, positions, alphas),
-            "tokens": checked_tokens(tokens),
+            "tokens": parts.checked_tokens(tokens),
         }
         prepared = tasks.prepare(lens, items, method)
         taking = partial(sweeps.estimate, lens, chosen, prepared, **asked, searching=True)
         if dry_run:
-            tell_estimate(as_json, taking())
+            parts.tell_estimate(as_json, taking())
             return
-        with foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
+        with parts.foretold(lambda seconds: taking(seconds=seconds), silent or scoring is not None):
             result = sweeps.search(
                 lens, chosen, prepared, **asked, by=by, seed=seed, store=store, runner=scoring
             )
         table = result.table()
         if out is not None:
-            write(table, out)
+            parts.write(table, out)
         best = table[table["chosen"]].drop(columns="chosen")
         content: dict[str, Any] = {
             "chosen": best.to_dict("records"),
@@ -280,7 +261,7 @@ def search(
         text += f"{result.quality.round(2).to_string(index=False)}\n\n{result}\n{LUCK}"
         if save_best is not None:
             steering = result.best(chosen.names[0]).steering
-            content, text = save_steering(steering, save_best, content, text)
+            content, text = parts.save_steering(steering, save_best, content, text)
         tell(as_json, content, text)
 
 
