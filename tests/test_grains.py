@@ -8,7 +8,12 @@ import planted
 import rolelens as rl
 import tiny
 from conftest import tiny_lens
-from rolelens.rollouts import grains_contrast, grains_vectors, token_scores
+from rolelens.rollouts import (
+    grains_contrast,
+    grains_vectors,
+    released_hooks,
+    token_scores,
+)
 from rolelens.vectors.estimators import DifferenceInMeans, PairedPCA
 from test_features import bridge
 
@@ -103,6 +108,35 @@ def test_estimators_take_the_pairs(llama: rl.Lens) -> None:
     tokens = llama.encode(prompts, positive)
     state = oracles.hidden(tiny.reference("Llama"), tokens.ids[0])[2, -1]
     torch.testing.assert_close(both.labelled[2].positive[0], state, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma3"])
+def test_released_steering_keeps_norms_over_tokens(architecture: str) -> None:
+    lens, model = tiny_lens(architecture), tiny.reference(architecture)
+    d = rl.Direction(torch.randn(32, generator=torch.Generator().manual_seed(2)), 2)
+    ids = lens.encode(TEXTS[:1], raw=True).ids[0]
+
+    def change(x: torch.Tensor) -> torch.Tensor:
+        moved = x + 10 * 0.5 * d.vector / d.vector.norm()
+        return torch.stack(
+            [moved[..., c] * x[..., c].norm() / moved[..., c].norm() for c in range(32)], dim=-1
+        )
+
+    with oracles._changed(model, 2, change):
+        expected = oracles.logits(model, ids)
+    with torch.inference_mode(), lens.steered(released_hooks(d, 0.5)):
+        found = lens.model(torch.tensor([ids]), return_type="logits")[0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (found - oracles.logits(model, ids)).abs().max() > 1e-2
+
+
+def test_released_steering_of_one_token_changes_signs_alone() -> None:
+    ((name, hook),) = released_hooks(rl.Direction(torch.randn(32), 2), 2.0)
+    x = torch.randn(1, 1, 32)
+    torch.testing.assert_close(hook(x).abs(), x.abs())
+    assert name == "blocks.2.hook_resid_pre"
+    with pytest.raises(rl.InputError, match="alpha is 0"):
+        released_hooks(rl.Direction(torch.ones(32), 2), 0.0)
 
 
 def test_bad_input(llama: rl.Lens, unchecked: object) -> None:

@@ -418,6 +418,17 @@ def test_each_call_is_finished_once_whatever_ends(lens, workers, sizes, seed):
     assert len(done) == len(set(done)) == sum(sizes)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_one_worker_has_left_is_shared_at_the_end(lens, seed):
+    runner = Scripted(2, random.Random(seed))
+    runner.ends = 20  # none ends
+    shard = [Gradient((), np.zeros(0, np.float32), (), ()) for _ in range(40)]
+    known = Known(tasks.prepare(lens, TEXTS), (), {})
+    who = [worker for _, worker in runner.map(lens, known, [shard])]
+    assert len(who) == 40
+    assert min(who.count(0), who.count(1)) >= 10
+
+
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])
 @pytest.mark.parametrize("kind", ["cloze", "problems"])
 def test_shards_are_all_pieces_each_once_and_of_one_group(lens, vectors, workers, kind):

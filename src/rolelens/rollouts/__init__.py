@@ -7,7 +7,12 @@ from rolelens.rollouts.contrasts import (
     contrast_pairs,
     roast,
 )
-from rolelens.rollouts.grains import grains_contrast, grains_vectors, token_scores
+from rolelens.rollouts.grains import (
+    grains_contrast,
+    grains_vectors,
+    released_hooks,
+    token_scores,
+)
 from rolelens.rollouts.letters import LetterPairs, bias_letters, letters_only
 from rolelens.rollouts.sampling import roll_out
 
@@ -21,6 +26,7 @@ __all__ = [
     "grains_contrast",
     "grains_vectors",
     "letters_only",
+    "released_hooks",
     "roast",
     "roll_out",
     "token_scores",

@@ -1,5 +1,6 @@
 """GrAInS (2507.18043): directions of the tokens that gradients say decide an answer."""
 
+import math
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from rolelens import forward
 from rolelens.errors import InputError, unknown
-from rolelens.forward import Batch, Tokens
+from rolelens.forward import Batch, Hook, Tokens
 from rolelens.lens import Lens
 from rolelens.progress import track
 from rolelens.residuals import known_layers
 from rolelens.rollouts.contrasts import Contrast
-from rolelens.vectors import Directions
+from rolelens.vectors import Direction, Directions
 from rolelens.vectors.estimators import Estimator, Labelled, PairedPCA
 
 Pick: TypeAlias = Literal["attribution", "random"]
@@ -158,7 +159,9 @@ def grains_vectors(
 ) -> Directions:
     """The direction of GrAInS (2507.18043) at every layer.
 
-    The paper adds 10 alpha times the unit direction at the upper layers and keeps the norm.
+    The paper adds 10 alpha times the unit direction at the upper layers and keeps each token's norm:
+    ``rl.add(d.normalise(), 10 * alpha, rescale=True)``. What its released code does instead is
+    :func:`released_hooks`.
 
     Args:
         lens: the model.
@@ -172,6 +175,36 @@ def grains_vectors(
     """
     contrast = grains_contrast(lens, prompts, positive, negative, **options)
     return contrast.directions(estimator or PairedPCA(), name)
+
+
+def released_hooks(d: Direction, alpha: float) -> list[Hook]:
+    """Steering as the released code of GrAInS does it, for ``hooks=``: not what the paper says.
+
+    ``h' = h + 10 alpha v`` with the unit direction v, after which each coordinate is given the norm
+    that it had over the *tokens* of a pass, where the paper keeps each token's norm over the width.
+    So what is done to a token depends on those before and after it and on padding; and where
+    answers are generated a token at a time, each coordinate keeps its size, so that at most its
+    sign changes. It is here to repeat published numbers; ``rl.add(..., rescale=True)`` is the
+    paper's.
+
+    Args:
+        d: the direction, at whose layer and hook it acts.
+        alpha: the paper's strength, 0.5 to 4 there.
+
+    Raises:
+        InputError: ``alpha`` is 0 or not a finite number.
+    """
+    if not math.isfinite(alpha) or alpha == 0:
+        raise InputError(f"alpha is {alpha}; it has to be a finite number other than 0.")
+    name = f"blocks.{d.layer}.{forward.SITES[d.site]}"
+    return [(name, partial(_rescaled_over_tokens, 10.0 * alpha * d.unit))]
+
+
+def _rescaled_over_tokens(
+    shift: Float[Tensor, " d"], x: Float[Tensor, "row token d"], hook: Any = None
+) -> Float[Tensor, "row token d"]:
+    moved = x + shift.to(x)
+    return moved * (x.norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
 def _scaled(share: float, x: Tensor, hook: Any = None) -> Tensor:

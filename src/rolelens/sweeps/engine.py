@@ -10,7 +10,7 @@ import numpy as np
 
 from rolelens import forward, tasks
 from rolelens.errors import InputError
-from rolelens.forward import Plain, Selection, Shared, Tokens
+from rolelens.forward import Layout, Plain, Selection, Shared, Tokens
 from rolelens.hooks import by_row
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import Cell
@@ -18,6 +18,13 @@ from rolelens.tasks import Generated, Plainly, Prepared, Records, Tokenised
 
 KEPT_BYTES = 512 << 20
 """What may be kept of a group of items, unsteered."""
+GROUPS = 8
+"""Groups of items that are made at least where none then runs much twice, so that workers share them
+out instead of the layers of one group, below which each would run the same prompts."""
+GROUP_SHARE = 1 / 8
+"""Of a batch, that what one cell edits in a group fills at least."""
+PREFIX_SHARE = 1 / 32
+"""Of the tokens of a group, that the beginning of all its prompts has at most."""
 PIECE_BATCHES = 16
 """Batches of a piece: a few seconds to a minute, which is what a killed run loses at most."""
 
@@ -105,8 +112,7 @@ class SharingEngine(Engine[Tokenised]):
 
     def __post_init__(self) -> None:
         owners = self.prepared.owners.tolist()
-        limit = KEPT_BYTES // self._token_bytes()
-        rows = forward.groups(self.prepared.tokens, limit)
+        rows = forward.groups(self.prepared.tokens, self._limit())
         self.groups = [tuple(dict.fromkeys(owners[row] for row in group)) for group in rows]
         self.parts = [self.prepared.take(group) for group in self.groups]
 
@@ -173,6 +179,17 @@ class SharingEngine(Engine[Tokenised]):
         """What is kept of a token: its residual stream at every layer, or its keys and values."""
         stream = max(1, len(self.layers)) * self.lens.d_model * self.lens.dtype.itemsize
         return int(max(forward.kept_bytes(self.lens.model), stream))
+
+    def _limit(self) -> int:
+        """Tokens of a group at most."""
+        layout = Layout(self.prepared.tokens, self.selections, self.budget)
+        apart = layout.unedited - layout.prefix
+        n = min(
+            GROUPS,
+            int(layout.edited / (GROUP_SHARE * self.budget)),
+            int(PREFIX_SHARE * apart / max(1, layout.prefix)),
+        )
+        return min(KEPT_BYTES // self._token_bytes(), -(-apart // max(1, n)))
 
     def _together(self, tokens: Tokens) -> int:
         """How many cells of a layer make a piece."""

@@ -136,7 +136,7 @@ class Runner(ABC):
     def map(
         self, lens: Lens, known: Known, shards: Sequence[Sequence[Call]]
     ) -> Generator[tuple[Call, Any], None, None]:
-        """Have calls done, those of a shard by one worker as long as it lives.
+        """Have calls done, those of a shard by one worker until others have nothing left to do.
 
         Args:
             lens: the model.
@@ -195,13 +195,16 @@ class Runner(ABC):
         mine: dict[int, deque[Call]],
         flying: dict[int, dict[int, Call]],
     ) -> None:
-        """Give a worker calls of its shard, or of the next."""
+        """Give a worker calls of its shard, of the next, or at last of another worker's."""
         under_way = flying.setdefault(worker, {})
         while len(under_way) < AHEAD:
             if not mine.get(worker):
-                if not waiting:
+                if waiting:
+                    mine[worker] = waiting.popleft()
+                elif not under_way and any(mine.values()):
+                    mine[worker] = _half(max(mine.values(), key=len))
+                else:
                     return
-                mine[worker] = waiting.popleft()
             number = next(self._numbers)
             under_way[number] = mine[worker].popleft()
             self.send(worker, number, under_way[number])
@@ -223,3 +226,9 @@ class Runner(ABC):
     def kept(self) -> bool:
         """Whether the workers outlive a call."""
         return self._kept
+
+
+def _half(shard: deque[Call]) -> deque[Call]:
+    """Take the last half of what another worker has not been sent, in its order."""
+    taken = [shard.pop() for _ in range((len(shard) + 1) // 2)]
+    return deque(reversed(taken))
