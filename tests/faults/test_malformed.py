@@ -161,6 +161,26 @@ def spoil_bytes(content: bytes, chance: random.Random) -> tuple[bytes, int, int]
     return content[:start] + put + content[end:], start, end
 
 
+def place(name: str, n: int) -> str:
+    """How a row is named in a file."""
+    if name.endswith(".json"):
+        return f"item {n + 1}"
+    return f"line {n + 1 + (name.endswith('.csv') and name != 'mmlu.csv')}"
+
+
+def concerns_all(name: str, rows: Rows, n: int, message: str) -> bool:
+    """Whether what is wrong is wrong in all rows, or not to be told of one.
+
+    A column of a CSV file is a column of all its rows, the first row of a file without a header may
+    be taken for one, and Python's parser of JSON does not tell which object has a name twice.
+    """
+    if name == "mmlu.csv":
+        return n == 0
+    if name.endswith(".csv"):
+        return len({tuple(row) for row in rows}) > 1
+    return name.endswith(".json") and "twice in one object" in message
+
+
 @pytest.mark.fault("a file with a malformed row")
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_malformed_row_is_named(name: str, tmp_path: Path, times, tally: Tally) -> None:
@@ -188,7 +208,12 @@ def test_a_malformed_row_is_named(name: str, tmp_path: Path, times, tally: Tally
         except Exception as error:
             message = sentence(error)
             assert str(path) in message, message
-            tally["refused, naming the file"] += 1
+            if touched is None:
+                tally["of changed bytes, refused, naming the file"] += 1
+                continue
+            (n,) = touched
+            assert place(name, n) in message or concerns_all(name, rows, n, message), message
+            tally["refused, naming the file and the row"] += 1
             continue
         untouched = [right[k] for k in range(5) if touched is None or owner[k] not in touched]
         kept = sum(row in read for row in untouched)
