@@ -98,6 +98,16 @@ SHORTER = {
         "shuffles=99": "shuffles=9",
         "top=4,\n    randoms=1": "top=1,\n    randoms=1",
     },
+    "07_side_effects": {
+        "[:32]": "[:16]",
+        "[:16] for name": "[:8] for name",
+        "len(mini), 8": "len(mini), 64",
+        "for job in several": "for job in several[:2]",
+        "range(6)": "range(2)",
+        "n=2": "n=1",
+        "(0.2, 0.4, 0.8, 1.6)": "(0.4,)",
+        "reply_tokens=12": "reply_tokens=2",
+    },
     "08_persona_space": {"max_new_tokens=20": "max_new_tokens=6", "tokens=32": "tokens=6"},
 }
 """What is smaller in the tests, where what a notebook finds does not matter but that it runs."""
