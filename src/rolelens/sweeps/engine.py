@@ -21,7 +21,7 @@ KEPT_BYTES = 512 << 20
 GROUPS = 8
 """Groups of items that are made at least where none then runs much twice, so that workers share them
 out instead of the layers of one group, below which each would run the same prompts."""
-GROUP_SHARE = 1 / 8
+GROUP_SHARE = 1 / 16
 """Of a batch, that what one cell edits in a group fills at least."""
 PREFIX_SHARE = 1 / 32
 """Of the tokens of a group, that the beginning of all its prompts has at most."""
