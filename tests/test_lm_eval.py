@@ -217,7 +217,7 @@ def test_mmlu_to_the_question(harness: Any, smollm2: rl.Lens, tmp_path: Path) ->
     tasks = manager(tmp_path, LETTERS, "mmlu_csv", file, delimiter=delimiter)
     d = rl.contrast(smollm2, ["Sir, may I ask?"], ["hey you"], name="formal").at(16)
     for steering in (rl.Steering(), rl.add(d, 1.0)):
-        ours = rl.evaluate(smollm2, prepared, steering).correct.tolist()
+        ours = rl.evaluate(smollm2, task, steering, "letter").correct.tolist()
         model = harness.harness_class()(smollm2, steering)
         theirs = evaluated(model, "mmlu_csv", tasks, apply_chat_template=True)
         assert ours == [one["acc"] == 1.0 for one in theirs]
