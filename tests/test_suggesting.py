@@ -34,6 +34,7 @@ def vectors(lens: rl.Lens, name: str = planted.PLANTED) -> rl.Directions:
 
 def test_what_is_suggested_is_the_best_coherent_cell(lens: rl.Lens) -> None:
     found = rl.suggest(lens, vectors(lens), task(), items=16, coherence=50.0)
+    assert (found.table["gain"].isna() == ~found.table["coherent"]).all()
     good = found.table[found.table["coherent"] & (found.table["gain"] > 0)]
     best = good.loc[good["gain"].idxmax()]
     (step,) = found.steering.steps
@@ -87,7 +88,10 @@ def test_nothing_is_suggested_where_nothing_helps(lens: rl.Lens) -> None:
     cells = [cell_of_steering(rl.Steering())] * len(table)
     none = _chosen(table, found.screened, cells, "margin", 8, 1.5)
     assert none.steering.is_zero
-    assert none.reason.startswith("nothing is suggested: of")
+    assert none.reason.startswith(f"nothing is suggested: none of {len(table)} cells leaves")
+    table = found.table.assign(coherent=True, gain=-1.0)
+    none = _chosen(table, found.screened, cells, "margin", 8, 1.5)
+    assert f"of the {len(table)} of {len(table)} cells" in none.reason
 
 
 def test_what_cannot_be_suggested_is_refused(lens: rl.Lens, unchecked: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import pandas as pd
 import torch
 
-from rolelens import forward, tasks
+from rolelens import tasks
 from rolelens.display import Card, Shown
 from rolelens.errors import InputError, checked_seed
 from rolelens.forward import Named
@@ -38,9 +38,10 @@ class Suggestion(Shown):
         steering: what is suggested; does nothing where nothing is.
         reason: why, in a sentence or two.
         table: a row a cell that was tried exactly: ``layer``, ``position``, ``share`` (the strength
-            in residual norms), ``alpha`` (the same as a factor on the raw direction), ``gain`` in
-            the measure over the unsteered model, ``perplexity`` (of the model's own unsteered
-            answers, as a multiple of the unsteered one) and ``coherent``.
+            in residual norms), ``alpha`` (the same as a factor on the raw direction),
+            ``perplexity`` (of the model's own unsteered answers, as a multiple of the unsteered
+            one), ``coherent``, and ``gain`` in the measure over the unsteered model, which is
+            scored where the model stays coherent and NaN elsewhere.
         screened: a row a layer and position: ``predicted``, the change of the measure to first
             order for a strength of a tenth of the residual norm.
     """
@@ -70,12 +71,12 @@ def suggest(
 ) -> Suggestion:
     """Suggest a layer, a position and a strength for directions of one name.
 
-    One backward pass an item predicts what adding each direction does to the task's measure. The
-    best position of the most promising layers is then scored exactly at a few strengths, in shares
-    of the norm of the residual stream, on some of the items. Among those that leave the model
-    coherent (it predicts its own unsteered answers to ordinary prompts nearly as well as before),
-    the one with the largest gain is suggested. It was chosen on these very items: whether it holds
-    on others is for :func:`rolelens.study` to say.
+    One backward pass an item predicts what adding each direction does to the task's measure.
+    The best position of the most promising layers is then tried at a few strengths, in shares
+    of the norm of the residual stream. Those that leave the model coherent (it predicts its own
+    unsteered answers to ordinary prompts nearly as well as before) are scored exactly on some
+    of the items, and the one with the largest gain is suggested. It was chosen on these very
+    items: whether it holds on others is for :func:`rolelens.study` to say.
 
     Args:
         lens: the model.
@@ -151,11 +152,42 @@ def suggest(
 def _table(
     lens: Lens, prepared: Choices | Passages, tried: Sequence[Cell], by: str, coherence: float
 ) -> pd.DataFrame:
-    """What each cell gains, and whether the model stays coherent in it."""
-    with Run(lens, prepared, Grid(tuple(tried)), settings={"kind": "suggest"}, store=None) as run:
-        run.score([UNSTEERED, *tried], range(len(prepared.task)), "suggest")
-        before = run.scores(UNSTEERED).measure(by)
-        gains = [float((run.scores(cell).measure(by) - before).mean()) for cell in tried]
+    """Whether the model stays coherent in each cell, and what those in which it does gain."""
+    own = _own_answers(lens)
+    with Run(lens, own, Grid(tuple(tried)), settings={"kind": "suggest"}, store=None) as run:
+        run.score([UNSTEERED, *tried], [0], "coherence")
+        plain = run.scores(UNSTEERED).mean()
+        drops = [plain - run.scores(cell).mean() for cell in tried]
+    ratios = {cell: math.exp(min(drop, 700.0)) for cell, drop in zip(tried, drops, strict=True)}
+    good = [cell for cell in tried if ratios[cell] <= coherence]
+    gains: dict[Cell, float] = {}
+    if good:
+        with Run(
+            lens, prepared, Grid(tuple(good)), settings={"kind": "suggest"}, store=None
+        ) as run:
+            run.score([UNSTEERED, *good], range(len(prepared.task)), "suggest")
+            before = run.scores(UNSTEERED).measure(by)
+            gains = {c: float((run.scores(c).measure(by) - before).mean()) for c in good}
+    rows = []
+    for cell in tried:
+        (step,) = cell.steering.steps
+        d = step.direction
+        rows.append(
+            {
+                "layer": d.layer,
+                "position": d.position,
+                "share": step.alpha,
+                "alpha": step.alpha * (d.resid_norm or math.nan) / d.norm,
+                "gain": gains.get(cell, math.nan),
+                "perplexity": ratios[cell],
+                "coherent": cell in gains,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _own_answers(lens: Lens) -> Passages:
+    """What the unsteered model answers to some base prompts, as one text."""
     prompts = list(load_base())[:PROMPTS]
     written = lens.generate(prompts, max_new_tokens=WRITTEN)
     pairs = [(prompt, text) for prompt, text in zip(prompts, written, strict=True) if text]
@@ -164,30 +196,9 @@ def _table(
             "the model answers no base prompt, so nothing tells whether it stays coherent; sweep "
             "with rl.sweep."
         )
-    own = lens.encode([prompt for prompt, _ in pairs], [text for _, text in pairs])
-    plain = _mean_logprob(lens, own, Steering())
-    rows = []
-    for cell, gain in zip(tried, gains, strict=True):
-        (step,) = cell.steering.steps
-        d = step.direction
-        ratio = math.exp(min(plain - _mean_logprob(lens, own, cell.steering), 700.0))
-        rows.append(
-            {
-                "layer": d.layer,
-                "position": d.position,
-                "share": step.alpha,
-                "alpha": step.alpha * (d.resid_norm or math.nan) / d.norm,
-                "gain": gain,
-                "perplexity": ratio,
-                "coherent": ratio <= coherence,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _mean_logprob(lens: Lens, tokens: forward.Tokens, hooks: Steering) -> float:
-    """Mean over all tokens of answers, in nats."""
-    return float(torch.cat(forward.answer_logprobs(lens.model, tokens, hooks=hooks)).mean())
+    tokens = lens.encode([prompt for prompt, _ in pairs], [text for _, text in pairs])
+    one = tasks.load_task([tasks.Text("own answers", " ".join(text for _, text in pairs))])
+    return Passages(one, None, tokens, torch.zeros(len(pairs), dtype=torch.long), None)
 
 
 def _chosen(
@@ -201,12 +212,15 @@ def _chosen(
     """The best coherent cell, and why it is."""
     rows = table.to_dict("records")
     good = [n for n, row in enumerate(rows) if row["coherent"] and row["gain"] > 0]
+    kept = f"the perplexity of the model's own answers within {coherence:g} times"
     if not good:
-        reason = (
-            f"nothing is suggested: of {len(rows)} cells none raises the {by} on {n_items} items "
-            f"and keeps the model coherent (best gain {table['gain'].max():+.3g}; perplexity "
-            f"within {coherence:g} times)."
+        told = (
+            f"of the {int(table['coherent'].sum())} of {len(rows)} cells that leave {kept} none "
+            f"raises the {by} on {n_items} items"
+            if table["coherent"].any()
+            else f"none of {len(rows)} cells leaves {kept} (least {table['perplexity'].min():.3g})"
         )
+        reason = f"nothing is suggested: {told}."
         return Suggestion(Steering(), reason, table, screened)
     best = max(good, key=lambda n: rows[n]["gain"])
     chosen = rows[best]
@@ -216,8 +230,8 @@ def _chosen(
         where += f", position {step.direction.position}"
     reason = (
         f"{where} at {chosen['share']:g} residual norms (alpha {chosen['alpha']:.3g}): the {by} on "
-        f"{n_items} items rises by {chosen['gain']:.3g}, the most of {len(rows)} cells that leave "
-        f"the perplexity of the model's own answers within {coherence:g} times "
+        f"{n_items} items rises by {chosen['gain']:.3g}, the most of the "
+        f"{int(table['coherent'].sum())} of {len(rows)} cells that leave {kept} "
         f"({chosen['perplexity']:.2f}); chosen on these items, so confirm it on others."
     )
     return Suggestion(tried[best].steering, reason, table, screened)

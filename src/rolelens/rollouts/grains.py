@@ -159,9 +159,9 @@ def grains_vectors(
 ) -> Directions:
     """The direction of GrAInS (2507.18043) at every layer.
 
-    The paper adds 10 alpha times the unit direction at the upper layers and keeps each token's norm:
-    ``rl.add(d.normalise(), 10 * alpha, rescale=True)``. What its released code does instead is
-    :func:`released_hooks`.
+    The paper adds 10 alpha times the unit direction at the upper layers and keeps each token's
+    norm: ``rl.add(d.normalise(), 10 * alpha, rescale=True)``. What its released code does instead
+    is :func:`released_hooks`.
 
     Args:
         lens: the model.

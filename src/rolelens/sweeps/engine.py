@@ -19,8 +19,8 @@ from rolelens.tasks import Generated, Plainly, Prepared, Records, Tokenised
 KEPT_BYTES = 512 << 20
 """What may be kept of a group of items, unsteered."""
 GROUPS = 8
-"""Groups of items that are made at least where none then runs much twice, so that workers share them
-out instead of the layers of one group, below which each would run the same prompts."""
+"""Groups of items that are made at least where none then runs much twice, so that workers share
+them out instead of the layers of one group, below which each would run the same prompts."""
 GROUP_SHARE = 1 / 16
 """Of a batch, that what one cell edits in a group fills at least."""
 PREFIX_SHARE = 1 / 32
