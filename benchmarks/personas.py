@@ -289,7 +289,7 @@ def _study(
         for hooks in (cell.steering, [])
     ]
     nulls = study.table("nulls")
-    change = (nulls[f"{effect.measure}_after"] - nulls[f"{effect.measure}_before"]).mean()
+    change = (nulls["after"] - nulls["before"]).mean()
     return {
         "name": name,
         "layer": cell.steering.steps[0].direction.layer,
