@@ -204,7 +204,9 @@ def _rescaled_over_tokens(
     shift: Float[Tensor, " d"], x: Float[Tensor, "row token d"], hook: Any = None
 ) -> Float[Tensor, "row token d"]:
     moved = x + shift.to(x)
-    return moved * (x.norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    before, after = (y.norm(dim=1, keepdim=True) for y in (x, moved))
+    kept: Tensor = moved * (before / after.clamp_min(1e-12))
+    return kept
 
 
 def _scaled(share: float, x: Tensor, hook: Any = None) -> Tensor:
