@@ -17,7 +17,7 @@ from rolelens.forward import Named
 from rolelens.hooks import Steering, add
 from rolelens.lens import Lens
 from rolelens.prompts import load_base
-from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering
+from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering, score_cells
 from rolelens.sweeps.screening import screen
 from rolelens.tasks import BareOptions, Choices, Passages, Task
 from rolelens.vectors import Directions
@@ -153,21 +153,13 @@ def _table(
     lens: Lens, prepared: Choices | Passages, tried: Sequence[Cell], by: str, coherence: float
 ) -> pd.DataFrame:
     """Whether the model stays coherent in each cell, and what those in which it does gain."""
-    own = _own_answers(lens)
-    with Run(lens, own, Grid(tuple(tried)), settings={"kind": "suggest"}, store=None) as run:
-        run.score([UNSTEERED, *tried], [0], "coherence")
-        plain = run.scores(UNSTEERED).mean()
-        drops = [plain - run.scores(cell).mean() for cell in tried]
-    ratios = {cell: math.exp(min(drop, 700.0)) for cell, drop in zip(tried, drops, strict=True)}
+    plain, steered = score_cells(lens, _own_answers(lens), tried)
+    ratios = {cell: math.exp(min(plain.mean() - steered[cell].mean(), 700.0)) for cell in tried}
     good = [cell for cell in tried if ratios[cell] <= coherence]
     gains: dict[Cell, float] = {}
     if good:
-        with Run(
-            lens, prepared, Grid(tuple(good)), settings={"kind": "suggest"}, store=None
-        ) as run:
-            run.score([UNSTEERED, *good], range(len(prepared.task)), "suggest")
-            before = run.scores(UNSTEERED).measure(by)
-            gains = {c: float((run.scores(c).measure(by) - before).mean()) for c in good}
+        before, after = score_cells(lens, prepared, good)
+        gains = {c: float((after[c].measure(by) - before.measure(by)).mean()) for c in good}
     rows = []
     for cell in tried:
         (step,) = cell.steering.steps

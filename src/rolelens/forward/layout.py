@@ -92,6 +92,9 @@ class Layout:
         now = Running(columns, self.lengths, tokens.n_post, gates=gates or {})
         self.masks: Masks = {chosen: selected(now, chosen) for chosen in selections}
         first = first_selected(now, selections).clamp(max=self.lengths)
+        self._rows: list[list[int]] = [[] for _ in self.prompts]
+        for row, its in enumerate(self.owner):
+            self._rows[its].append(row)
         self.prefix = common_prefix(self.prompts)
         if gates:  # prompts that begin alike may be edited differently there
             self.prefix = min(self.prefix, int(first.min()))
@@ -114,12 +117,13 @@ class Layout:
         return beginning + sum(part.edited for part in self.parts)
 
     def _part(self, prompts: list[int]) -> Part:
-        rows = [row for prompt in prompts for row, its in enumerate(self.owner) if its == prompt]
+        place = {prompt: n for n, prompt in enumerate(prompts)}
+        rows = [row for prompt in prompts for row in self._rows[prompt]]
         lengths, start = self.lengths[prompts], self.start[prompts]
         return Part(
             prompts=prompts,
             rows=rows,
-            owner=torch.tensor([prompts.index(self.owner[row]) for row in rows]),
+            owner=torch.tensor([place[self.owner[row]] for row in rows]),
             start=start,
             width=int((lengths - start).max()),
             longest=int(lengths.max()),
