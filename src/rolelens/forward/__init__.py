@@ -64,6 +64,7 @@ from rolelens.forward.selection import (
     checked_selection,
     running,
     selected,
+    ungated,
 )
 from rolelens.forward.shared import Shared
 from rolelens.forward.streams import (
@@ -158,4 +159,5 @@ __all__ = [
     "too_large",
     "transported",
     "unembed",
+    "ungated",
 ]

@@ -16,7 +16,7 @@ from rolelens.forward import caches, memory, models
 from rolelens.forward.gates import decided
 from rolelens.forward.models import Everywhere, Hook, HookedModel
 from rolelens.forward.native import native, try_native
-from rolelens.forward.selection import Gated, Running, Selection, running, selects
+from rolelens.forward.selection import Running, Selection, running, selects, ungated
 from rolelens.forward.tokens import Batch, Tokens
 
 RowHooks: TypeAlias = Callable[[Int[Tensor, " row"]], Sequence[Hook]]
@@ -99,8 +99,8 @@ def check_effect(model: HookedModel, hooks: Hooks, tokens: Tokens, *, unread: in
     for chosen in _chosen(model, hooks):
         lengths = [len(ids) - unread for ids in tokens.ids]
         if not selects(chosen, lengths, tokens.prompt_lengths, tokens.n_post):
-            tokens_of = chosen.tokens if isinstance(chosen, Gated) else chosen
-            named = tokens_of if isinstance(tokens_of, str) else list(tokens_of)
+            plain = ungated(chosen)
+            named = plain if isinstance(plain, str) else list(plain)
             raise InputError(
                 f"tokens is {named!r}, which is none of the tokens that the model reads here, so "
                 "that nothing would be steered; use 'all' or 'prompt'."

@@ -80,6 +80,11 @@ Selection: TypeAlias = Named | Gated
 """Which tokens are edited, of all prompts or of some."""
 
 
+def ungated(tokens: Selection) -> Named:
+    """The tokens that a selection names in the prompts that meet its condition."""
+    return tokens.tokens if isinstance(tokens, Gated) else tokens
+
+
 @dataclass(frozen=True)
 class Running:
     """What hooks may know of the forward pass they are called in.
@@ -172,8 +177,7 @@ def selects(tokens: Selection, lengths: Sequence[int], prompts: Sequence[int], n
     """
     positions, ends = torch.arange(max(lengths)), torch.tensor(list(lengths))[:, None]
     now = Running(positions, torch.tensor(list(prompts)), n_post)
-    tokens = tokens.tokens if isinstance(tokens, Gated) else tokens
-    return bool((selected(now, tokens) & (positions < ends)).any())
+    return bool((selected(now, ungated(tokens)) & (positions < ends)).any())
 
 
 def first_selected(now: Running, selections: Sequence[Selection]) -> Int[Tensor, " row"]:

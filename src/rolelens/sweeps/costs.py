@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from rolelens import forward, tasks
 from rolelens.display import Card, Shown
-from rolelens.forward import Gated, Layout, Named, Selection
+from rolelens.forward import Layout, Named, Selection, ungated
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
@@ -205,8 +205,7 @@ def _cost(engine: Engine[Any], cells: Sequence[Cell]) -> tuple[float, float]:
             pairs = zip(part.tokens.ids, part.tokens.prompt_lengths, strict=True)
             reads = ops.unembedded * sum(len(ids) - n for ids, n in pairs)
         for chosen, some in (by_selection or {("all",): []}).items():
-            plain = [one.tokens if isinstance(one, Gated) else one for one in chosen]
-            layout = Layout(part.tokens, plain, engine.budget)
+            layout = Layout(part.tokens, [ungated(one) for one in chosen], engine.budget)
             total += ops.blocks(layout.unedited, width)
             for cell in some:
                 if resumes:

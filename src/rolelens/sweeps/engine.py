@@ -10,7 +10,7 @@ import numpy as np
 
 from rolelens import forward, tasks
 from rolelens.errors import InputError
-from rolelens.forward import Layout, Plain, Selection, Shared, Tokens
+from rolelens.forward import Layout, Plain, Selection, Shared, Tokens, ungated
 from rolelens.hooks import by_row
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import Cell
@@ -182,7 +182,8 @@ class SharingEngine(Engine[Tokenised]):
 
     def _limit(self) -> int:
         """Tokens of a group at most."""
-        layout = Layout(self.prepared.tokens, self.selections, self.budget)
+        selections = [ungated(chosen) for chosen in self.selections]
+        layout = Layout(self.prepared.tokens, selections, self.budget)
         apart = layout.unedited - layout.prefix
         n = min(
             GROUPS,
