@@ -555,6 +555,22 @@ def test_texts_come_back(llama: rl.Lens, vectors: rl.Directions, tmp_path) -> No
     same(rl.load_sweep(tmp_path / "s.db"), swept)
 
 
+def test_a_text_of_many_windows_is_scored_once(llama: rl.Lens, vectors, monkeypatch) -> None:
+    done: list[tuple[str, int]] = []
+    plain = engine.Engine.run
+
+    def run(self, piece):
+        done.extend((str(cell), n) for cell in piece.cells for n in self.groups[piece.group])
+        return plain(self, piece)
+
+    monkeypatch.setattr(engine.Engine, "run", run)
+    words = " ".join(tiny.PROMPTS * 40)
+    task = tasks.Texts("texts", tuple(rl.Text(f"t{n}", f"{n} {words}") for n in range(3)))
+    swept = rl.sweep(llama, vectors, task, layers=[2], positions=[-1], alphas=[3.0])
+    assert len(swept.prepared.tokens.ids) > 3 * len(task)
+    assert len(done) == len(set(done)) == len(task) * (1 + len(swept.cells))
+
+
 def test_a_task_of_ones_own_goes_on_and_is_not_made_again(
     llama: rl.Lens, vectors: rl.Directions, tmp_path, monkeypatch, scored
 ) -> None:

@@ -24,7 +24,7 @@ from rolelens.vectors import Directions
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
 """Strengths that are tried, as shares of the norm of the residual stream."""
-TRIED = 4
+TRIED = 3
 """Layers that are tried exactly."""
 PROMPTS, WRITTEN = 8, 24
 """Base prompts whose own answers tell whether the model stays coherent, and their tokens."""
@@ -62,7 +62,7 @@ def suggest(
     directions: Directions,
     task: str | Path | Task[Any] | Sequence[Any],
     *,
-    items: int = 32,
+    items: int = 24,
     coherence: float = 1.5,
     tokens: Named = "all",
     method: str | None = None,

@@ -112,8 +112,14 @@ class SharingEngine(Engine[Tokenised]):
 
     def __post_init__(self) -> None:
         owners = self.prepared.owners.tolist()
-        rows = forward.groups(self.prepared.tokens, self._limit())
-        self.groups = [tuple(dict.fromkeys(owners[row] for row in group)) for group in rows]
+        self.groups = []
+        grouped: set[int] = set()
+        for rows in forward.groups(self.prepared.tokens, self._limit()):
+            # The rows of a long text may lie in several groups; it is scored in one.
+            items = tuple(dict.fromkeys(owners[n] for n in rows if owners[n] not in grouped))
+            grouped.update(items)
+            if items:
+                self.groups.append(items)
         self.parts = [self.prepared.take(group) for group in self.groups]
 
     def plan(self, cells: Sequence[Cell]) -> list[Piece]:
@@ -190,7 +196,9 @@ class SharingEngine(Engine[Tokenised]):
             int(layout.edited / (GROUP_SHARE * self.budget)),
             int(PREFIX_SHARE * apart / max(1, layout.prefix)),
         )
-        return min(KEPT_BYTES // self._token_bytes(), -(-apart // max(1, n)))
+        fitting = KEPT_BYTES // self._token_bytes()
+        longest = max(map(len, self.prepared.tokens.ids)) - layout.prefix
+        return min(fitting, apart // n + longest) if n > 1 else fitting
 
     def _together(self, tokens: Tokens) -> int:
         """How many cells of a layer make a piece."""
