@@ -1,6 +1,7 @@
 """Workers in other processes: the same scores, whatever ends on the way."""
 
 import dataclasses
+import itertools
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ from rolelens.sweeps.engine import engine_for
 from rolelens.sweeps.runners import Processes, Runner, process, runner_of, sharded
 from rolelens.sweeps.runners.pool import Event
 from rolelens.sweeps.runners.shards import Costs
-from rolelens.sweeps.runners.work import Gradient, Known, Model, Outcome
+from rolelens.sweeps.runners.work import Gradient, Known, Model, Outcome, Round, Score
 from test_run import PROBLEMS, QUESTIONS, TEXTS
 from test_search import random_vectors
 
@@ -427,6 +428,23 @@ def test_what_one_worker_has_left_is_shared_at_the_end(lens, seed):
     who = [worker for _, worker in runner.map(lens, known, [shard])]
     assert len(who) == 40
     assert min(who.count(0), who.count(1)) >= 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_worker_stays_with_the_items_it_has_run(lens, seed):
+    runner = Scripted(2, random.Random(seed))
+    runner.ends = 20  # none ends
+    asked = Round((0, 1), (0,), 2048)
+    cut = [[Score(asked, group, (group,), (0,))] * 3 for group in (0, 1) * 4]
+    known = Known(tasks.prepare(lens, TEXTS), (), {})
+    sent: dict[int, list[int]] = {0: [], 1: []}
+    plain = runner.send
+    runner.send = lambda worker, number, call: (  # type: ignore[method-assign]
+        sent[worker].append(call.group) or plain(worker, number, call)
+    )
+    assert len(list(runner.map(lens, known, cut))) == 24
+    turns = [sum(a != b for a, b in itertools.pairwise(groups)) for groups in sent.values()]
+    assert sum(turns) <= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])

@@ -153,61 +153,43 @@ class Runner(ABC):
         if not any(shards):
             return
         self.open(lens)
-        waiting = deque(deque(shard) for shard in shards)
-        mine: dict[int, deque[Call]] = {}
-        flying: dict[int, dict[int, Call]] = {}
+        queue = _Queue(shards)
         try:
             if self._known is not known:
                 self.share(known)
                 self._known = known
-            left = sum(map(len, waiting))
+            left = sum(map(len, shards))
             for worker in self._ready:
-                self._feed(worker, waiting, mine, flying)
+                self._feed(worker, queue)
             while left:
                 event = self.next()
                 worker = event.worker
                 if event.kind == "ended":
                     self._ready.discard(worker)
-                    undone = deque([*flying.pop(worker, {}).values(), *mine.pop(worker, ())])
-                    if undone:
-                        waiting.appendleft(undone)
+                    queue.give_back(worker)
                     for other in self._ready:
-                        self._feed(other, waiting, mine, flying)
+                        self._feed(other, queue)
                     continue
                 assert event.outcome is not None
                 value = event.outcome.checked()
                 if event.kind == "ready":
                     self._ready.add(worker)
-                    self._feed(worker, waiting, mine, flying)
+                    self._feed(worker, queue)
                     continue
-                call = flying[worker].pop(event.number)
+                call = queue.sent[worker].pop(event.number)
                 left -= 1
-                self._feed(worker, waiting, mine, flying)
+                self._feed(worker, queue)
                 yield call, value
         except BaseException:
             self.close()  # nobody waits for what is under way
             raise
 
-    def _feed(
-        self,
-        worker: int,
-        waiting: deque[deque[Call]],
-        mine: dict[int, deque[Call]],
-        flying: dict[int, dict[int, Call]],
-    ) -> None:
-        """Give a worker calls of its shard, of the next, or at last of another worker's."""
-        under_way = flying.setdefault(worker, {})
-        while len(under_way) < AHEAD:
-            if not mine.get(worker):
-                if waiting:
-                    mine[worker] = waiting.popleft()
-                elif not under_way and any(mine.values()):
-                    mine[worker] = _half(max(mine.values(), key=len))
-                else:
-                    return
+    def _feed(self, worker: int, queue: "_Queue") -> None:
+        """Send a worker what it is to do next."""
+        while (call := queue.take(worker)) is not None:
             number = next(self._numbers)
-            under_way[number] = mine[worker].popleft()
-            self.send(worker, number, under_way[number])
+            queue.sent[worker][number] = call
+            self.send(worker, number, call)
 
     def __enter__(self: R) -> R:
         self._kept = True
@@ -226,6 +208,52 @@ class Runner(ABC):
     def kept(self) -> bool:
         """Whether the workers outlive a call."""
         return self._kept
+
+
+class _Queue:
+    """Calls that wait, by shard and by worker.
+
+    Attributes:
+        sent: what each worker was sent and has not answered, by number.
+    """
+
+    def __init__(self, shards: Sequence[Sequence[Call]]) -> None:
+        self.sent: dict[int, dict[int, Call]] = {}
+        self._waiting = [deque(shard) for shard in shards if shard]
+        self._mine: dict[int, deque[Call]] = {}
+        self._shared: dict[int, Any] = {}
+
+    def take(self, worker: int) -> Call | None:
+        """The next call of a worker's shard, of another shard, or at last of another worker's."""
+        under_way = self.sent.setdefault(worker, {})
+        if len(under_way) >= AHEAD:
+            return None
+        if not self._mine.get(worker):
+            if self._waiting:
+                self._mine[worker] = self._waiting.pop(self._best(worker))
+            elif not under_way and any(self._mine.values()):
+                self._mine[worker] = _half(max(self._mine.values(), key=len))
+            else:
+                return None
+        call = self._mine[worker].popleft()
+        self._shared[worker] = call.shared
+        return call
+
+    def give_back(self, worker: int) -> None:
+        """Let what a worker that ended has not answered wait, before all else."""
+        undone = deque([*self.sent.pop(worker, {}).values(), *self._mine.pop(worker, ())])
+        self._shared.pop(worker, None)
+        if undone:
+            self._waiting.insert(0, undone)
+
+    def _best(self, worker: int) -> int:
+        """The first shard that shares what the worker has run, else one that no other has run."""
+        shared = [shard[0].shared for shard in self._waiting]
+        mine = self._shared.get(worker)
+        if mine is not None and mine in shared:
+            return shared.index(mine)
+        others = set(self._shared.values())
+        return next((n for n, of in enumerate(shared) if of is None or of not in others), 0)
 
 
 def _half(shard: deque[Call]) -> deque[Call]:

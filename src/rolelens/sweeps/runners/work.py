@@ -6,7 +6,7 @@ import pickle
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -111,6 +111,11 @@ class Score:
     items: tuple[int, ...]
     cells: tuple[int, ...]
 
+    @property
+    def shared(self) -> tuple[str, int]:
+        """What a worker runs once for all calls that have it."""
+        return self.asked.key, self.group
+
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
@@ -127,6 +132,7 @@ class Gradient:
     weights: npt.NDArray[np.float32]
     layers: tuple[int, ...]
     selections: tuple[Any, ...]
+    shared: ClassVar[None] = None
 
 
 Call = Score | Gradient
