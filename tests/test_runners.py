@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -229,20 +230,22 @@ def test_what_is_finished_is_not_asked_of_workers_again(lens, vectors, two, tmp_
     assert content(store) == before
 
 
-def many(lens: rl.Lens, vectors: rl.Directions, store: Path, runner: Any) -> rl.Sweep:
+def many(
+    lens: rl.Lens, vectors: rl.Directions, store: Path, runner: Any, repeats: int = 4
+) -> rl.Sweep:
     """A sweep of many short pieces."""
     questions = [
         rl.Question(f"{n}", f"{prompt} {n}", ("yes", "no, not at all"), n % 2)
-        for n, prompt in enumerate(tiny.PROMPTS * 4)
+        for n, prompt in enumerate(tiny.PROMPTS * repeats)
     ]
     return rl.sweep(lens, vectors, questions, **GRID, method="cloze", store=store, runner=runner)
 
 
 @pytest.fixture(scope="module")
-def whole(lens, vectors, tmp_path_factory) -> Path:
-    """The store of it when nothing was killed."""
-    store = tmp_path_factory.mktemp("whole") / "whole.db"
-    many(lens, vectors, store, "local")
+def long(lens, vectors, tmp_path_factory) -> Path:
+    """The store of a long one when nothing was killed."""
+    store = tmp_path_factory.mktemp("long") / "long.db"
+    many(lens, vectors, store, "local", repeats=40)
     return store
 
 
@@ -507,11 +510,60 @@ def test_a_sweep_and_a_search_by_ray_are_those_of_this_process(
 
 
 @RAY
-def test_killed_actors_of_ray_lose_nothing(lens, vectors, whole, cluster, tmp_path):
+def test_killed_actors_of_ray_lose_nothing(lens, vectors, long, cluster, tmp_path):
     from rolelens.sweeps.runners import Ray
 
     broken = tmp_path / "broken.db"
-    with Ray(2) as actors:
-        kills = killed_while(actors, 2, lambda: many(lens, vectors, broken, actors))
-    assert kills == 2
-    assert content(whole) == content(broken)
+    with Ray(1) as actors:
+        kills = killed_while(actors, 10, lambda: many(lens, vectors, broken, actors, repeats=40))
+    assert kills == 10
+    assert content(long) == content(broken)
+
+
+DRIVER = """
+import sys
+import rolelens as rl
+import tiny
+from rolelens.sweeps.runners import Ray
+from test_runners import many
+from test_search import random_vectors
+
+folder, store, address = sys.argv[1:]
+lens = rl.load(folder, device="cpu")
+lens.token_budget = 32
+vectors = random_vectors(tiny.reference("Llama"), 2, (0, 1, 2, 3), 0.1)
+many(lens, vectors, store, Ray(2, address=address), repeats=40)
+"""
+
+
+@RAY
+def test_killed_drivers_of_ray_go_on(folder, long, cluster, tmp_path):
+    import ray
+
+    broken, kills = tmp_path / "broken.db", 0
+    command = [sys.executable, "-c", DRIVER, folder, broken]
+    command.append(ray.get_runtime_context().gcs_address)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    while kills < 10:
+        done = pieces(broken)
+        driver = subprocess.Popen(command, env=environment)
+        while pieces(broken) < done + 2:
+            assert driver.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
+        kills += 1
+    assert pieces(broken) < pieces(long)
+    subprocess.run(command, env=environment, check=True)
+    assert content(long) == content(broken)
+    with closing(sqlite3.connect(broken)) as connection:
+        told, most = connection.execute("SELECT count(*), max(piece) FROM pieces").fetchone()
+    assert told == most + 1  # no piece was told twice
+
+
+def pieces(store: Path) -> int:
+    """How many are finished."""
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM pieces").fetchone()[0])

@@ -13,7 +13,7 @@ import rolelens as rl
 import tiny
 from faults.conftest import Tally
 from rolelens.sweeps.engine import Engine
-from test_runners import Fork, Forked, content, killed_while, many
+from test_runners import Fork, Forked, content, killed_while, many, pieces
 from test_search import random_vectors
 
 
@@ -87,13 +87,6 @@ def test_a_killed_driver_goes_on_and_takes_its_workers_with_it(
     many(lens, vectors, broken, "local")
     assert scored == pieces(broken) - done
     assert content(whole) == content(broken)
-
-
-def pieces(store: Path) -> int:
-    if not store.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM pieces").fetchone()[0])
 
 
 def children(pid: int) -> list[int]:
