@@ -134,6 +134,10 @@ def test_released_steering_of_one_token_changes_signs_alone() -> None:
     ((name, hook),) = released_hooks(rl.Direction(torch.randn(32), 2), 2.0)
     x = torch.randn(1, 1, 32)
     torch.testing.assert_close(hook(x).abs(), x.abs())
+    d = rl.Direction(torch.randn(32), 2)
+    ((name, hook),) = released_hooks(d, 2.0)
+    opposed = (-20 * d.vector / d.vector.norm()).half()[None, None]
+    assert hook(opposed).isfinite().all()  # what is added cancels it, and half has no 1e-12
     assert name == "blocks.2.hook_resid_pre"
     with pytest.raises(rl.InputError, match="alpha is 0"):
         released_hooks(rl.Direction(torch.ones(32), 2), 0.0)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import strategies as st
 
 import rolelens as rl
 import tiny
@@ -569,6 +571,33 @@ def test_a_text_of_many_windows_is_scored_once(llama: rl.Lens, vectors, monkeypa
     swept = rl.sweep(llama, vectors, task, layers=[2], positions=[-1], alphas=[3.0])
     assert len(swept.prepared.tokens.ids) > 3 * len(task)
     assert len(done) == len(set(done)) == len(task) * (1 + len(swept.cells))
+
+
+@hypothesis.given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), limit=st.integers(1, 100)
+)
+def test_texts_are_packed_in_their_order_within_the_limit(lengths: list[int], limit: int) -> None:
+    owners = [n // 2 for n in range(len(lengths))]
+    packed = engine._packed(owners, lengths, limit)
+    assert [item for items in packed for item in items] == sorted(set(owners))
+    for items in packed:
+        whole = sum(size for n, size in zip(owners, lengths, strict=True) if n in items)
+        assert whole <= limit or len(items) == 1
+
+
+def test_a_run_that_is_cut_otherwise_is_finished_all_the_same(
+    llama: rl.Lens, vectors, unbroken: rl.Sweep, tmp_path, monkeypatch
+) -> None:
+    def call() -> rl.Sweep:
+        return rl.sweep(llama, vectors, QUESTIONS, store=tmp_path / "s.db", **OPTIONS)
+
+    stopped_after(4, monkeypatch, call)
+    begun = status(tmp_path / "s.db")
+    assert begun.done < begun.pieces
+    monkeypatch.setattr(engine, "PIECE_BATCHES", 30)
+    assert np.allclose(call().records, unbroken.records, atol=1e-4)
+    state = status(tmp_path / "s.db")
+    assert 4 < state.done == state.pieces < begun.pieces
 
 
 def test_a_task_of_ones_own_goes_on_and_is_not_made_again(

@@ -159,6 +159,19 @@ def test_a_list_of_steerings_and_a_metric_of_ones_own(lens, vectors, two):
     pd_equal(first.table(), second.table())
 
 
+def test_workers_decide_which_prompts_are_steered(lens, vectors, two):
+    d = vectors["r0"].at(1, -1)
+    states = rl.activations(lens, tiny.PROMPTS, layers=[1], positions=[-1])
+    bound = float((states[:, 0, 0] @ d.unit).median())
+    steerings = [rl.add(d, 3.0).when(d, above=bound), rl.add(d, 3.0)]
+    given = {"method": "cloze", "runner": two}
+    swept = rl.sweep(lens, steerings, QUESTIONS, **given)
+    assert np.array_equal(
+        swept.records, rl.sweep(lens, steerings, QUESTIONS, method="cloze").records
+    )
+    assert not np.array_equal(swept.records[0], swept.records[1])
+
+
 def test_a_search_by_processes_is_that_of_this_process(lens, vectors, two, tmp_path):
     questions = [
         rl.Question(f"{n}", f"{q.text} {n}?", q.options, q.answer, "even" if n % 2 else "odd")
@@ -378,6 +391,7 @@ class Scripted(Runner):
         self.flying: list[deque[int]] = []
         self.loading: set[int] = set()
         self.ends = 0
+        self.untold: list[int] = []
 
     workers = property(lambda self: self.n)  # type: ignore[assignment]
 
@@ -395,12 +409,19 @@ class Scripted(Runner):
         self.flying[worker].append(number)
 
     def next(self) -> Event:
+        if self.untold:  # it was begun again at once, and may have been sent something since
+            self.loading.add(self.untold[-1])
+            return Event("ended", self.untold.pop())
         able = [n for n in range(self.n) if n in self.loading or self.flying[n]]
         n = self.rng.choice(able)
         if n in self.loading:
             self.loading.discard(n)
             return Event("ready", n, outcome=Outcome("done"))
         if self.rng.random() < 0.3 and self.ends < 20:
+            for other in set(range(self.n)) - self.loading - {n}:
+                if self.rng.random() < 0.3:
+                    self.flying[other].clear()
+                    self.untold.append(other)
             self.flying[n].clear()
             self.loading.add(n)
             self.ends += 1

@@ -8,6 +8,7 @@ import oracles
 import planted
 import rolelens as rl
 import tiny
+from rolelens import suggesting
 from rolelens.suggesting import PROMPTS, WRITTEN, _chosen
 from rolelens.sweeps import cell_of_steering
 
@@ -94,6 +95,22 @@ def test_nothing_is_suggested_where_nothing_helps(lens: rl.Lens) -> None:
     assert f"of the {len(table)} of {len(table)} cells" in none.reason
 
 
+@pytest.mark.parametrize("tokens", ["last", "prompt"])
+def test_some_tokens_are_steered_in_what_is_suggested(lens: rl.Lens, tokens) -> None:
+    found = rl.suggest(lens, vectors(lens), task(), items=8, coherence=50.0, tokens=tokens)
+    assert found.table["perplexity"].notna().all()
+    assert [step.tokens for step in found.steering.steps] in ([], [tokens])
+
+
+def test_a_strength_out_of_range_is_incoherent(lens: rl.Lens, monkeypatch) -> None:
+    monkeypatch.setattr(suggesting, "SHARES", (0.1, 3e38))
+    found = rl.suggest(lens, vectors(lens), task(), items=8, coherence=50.0)
+    lost = found.table[found.table["share"] > 1]
+    assert not lost["coherent"].any()
+    assert (lost["perplexity"] == math.inf).any()
+    assert found.table[found.table["share"] < 1]["coherent"].all()
+
+
 def test_what_cannot_be_suggested_is_refused(lens: rl.Lens, unchecked: object) -> None:
     v = vectors(lens)
     both = rl.concat(v, vectors(lens, "law"))
@@ -103,6 +120,7 @@ def test_what_cannot_be_suggested_is_refused(lens: rl.Lens, unchecked: object) -
         ("items is 0", lambda: rl.suggest(lens, v, task(), items=0)),
         ("coherence 1;", lambda: rl.suggest(lens, v, task(), coherence=1)),
         ("cannot be predicted from gradients", lambda: rl.suggest(lens, v, problem)),
+        ("none of the tokens", lambda: rl.suggest(lens, v, task(), tokens="generated")),
     ):
         with pytest.raises(rl.InputError, match=sentence):
             make()

@@ -17,7 +17,7 @@ from rolelens.forward import Named
 from rolelens.hooks import Steering, add
 from rolelens.lens import Lens
 from rolelens.prompts import load_base
-from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering, score_cells
+from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering
 from rolelens.sweeps.screening import screen
 from rolelens.tasks import BareOptions, Choices, Passages, Task
 from rolelens.vectors import Directions
@@ -124,7 +124,7 @@ def suggest(
     cells = [cell_of_steering(add(d, 0.1, unit="resid_norm", tokens=tokens)) for d in live]
     for cell in cells:
         cell.steering.check(lens.source, lens.n_layers)
-    with Run(lens, prepared, Grid(()), settings={"kind": "suggest"}, store=None) as run:
+    with Run(lens, prepared, Grid(tuple(cells)), settings={"kind": "suggest"}, store=None) as run:
         run.score([UNSTEERED], range(len(prepared.task)), "unsteered")
         baseline = run.scores(UNSTEERED)
         ranked = [name for name in baseline.measures if name != "accuracy"]
@@ -153,13 +153,18 @@ def _table(
     lens: Lens, prepared: Choices | Passages, tried: Sequence[Cell], by: str, coherence: float
 ) -> pd.DataFrame:
     """Whether the model stays coherent in each cell, and what those in which it does gain."""
-    plain, steered = score_cells(lens, _own_answers(lens), tried)
-    ratios = {cell: math.exp(min(plain.mean() - steered[cell].mean(), 700.0)) for cell in tried}
-    good = [cell for cell in tried if ratios[cell] <= coherence]
+    plain, steered = _scored(lens, _own_answers(lens), tried)
+    ratios = {
+        cell: math.exp(min(plain.mean() - scores.mean(), 700.0)) for cell, scores in steered.items()
+    }
+    good = [cell for cell, ratio in ratios.items() if ratio <= coherence]
     gains: dict[Cell, float] = {}
     if good:
-        before, after = score_cells(lens, prepared, good)
-        gains = {c: float((after[c].measure(by) - before.measure(by)).mean()) for c in good}
+        before, after = _scored(lens, prepared, good)
+        gains = {
+            cell: float((scores.measure(by) - before.measure(by)).mean())
+            for cell, scores in after.items()
+        }
     rows = []
     for cell in tried:
         (step,) = cell.steering.steps
@@ -171,11 +176,28 @@ def _table(
                 "share": step.alpha,
                 "alpha": step.alpha * (d.resid_norm or math.nan) / d.norm,
                 "gain": gains.get(cell, math.nan),
-                "perplexity": ratios[cell],
+                "perplexity": ratios.get(cell, math.inf),
                 "coherent": cell in gains,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _scored(
+    lens: Lens, prepared: Choices | Passages, cells: Sequence[Cell]
+) -> tuple[Any, dict[Cell, Any]]:
+    """What the unsteered model is worth, and each cell that stays within the range of the dtype."""
+    with Run(lens, prepared, Grid(tuple(cells)), settings={"kind": "suggest"}, store=None) as run:
+        run.score([UNSTEERED, *run.grid.live], range(len(prepared.task)))
+        lost, run.failed = run.failed, {}  # which the table tells
+    scores = {cell: run.scores(cell) for cell in cells if cell not in lost}
+    return run.scores(UNSTEERED), scores
+
+
+class _OwnAnswers(Passages):
+    """Texts that answer prompts."""
+
+    prompted = True
 
 
 def _own_answers(lens: Lens) -> Passages:
@@ -190,7 +212,7 @@ def _own_answers(lens: Lens) -> Passages:
         )
     tokens = lens.encode([prompt for prompt, _ in pairs], [text for _, text in pairs])
     one = tasks.load_task([tasks.Text("own answers", " ".join(text for _, text in pairs))])
-    return Passages(one, None, tokens, torch.zeros(len(pairs), dtype=torch.long), None)
+    return _OwnAnswers(one, None, tokens, torch.zeros(len(pairs), dtype=torch.long), None)
 
 
 def _chosen(

@@ -203,10 +203,11 @@ def released_hooks(d: Direction, alpha: float) -> list[Hook]:
 def _rescaled_over_tokens(
     shift: Float[Tensor, " d"], x: Float[Tensor, "row token d"], hook: Any = None
 ) -> Float[Tensor, "row token d"]:
-    moved = x + shift.to(x)
-    before, after = (y.norm(dim=1, keepdim=True) for y in (x, moved))
+    wide = x.float()  # half precision has no 1e-12
+    moved = wide + shift.to(wide)
+    before, after = (y.norm(dim=1, keepdim=True) for y in (wide, moved))
     kept: Tensor = moved * (before / after.clamp_min(1e-12))
-    return kept
+    return kept.to(x)
 
 
 def _scaled(share: float, x: Tensor, hook: Any = None) -> Tensor:

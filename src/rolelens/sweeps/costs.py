@@ -287,7 +287,9 @@ def _peak(lens: Lens, engine: Engine[Any]) -> int:
     width, kept = lens.n_ctx, 0
     if isinstance(engine, SharingEngine):
         width = max(map(len, engine.prepared.tokens.ids))
-        kept = min(KEPT_BYTES, engine.kept_bytes)
+        # What prompts of a group share is counted in each; a text alone may be larger.
+        kept = engine.kept_bytes
+        kept = min(KEPT_BYTES, kept) if engine.prepared.prompted else kept
     elif isinstance(engine, GeneratingEngine):
         width = engine.longest + engine.prepared.max_new_tokens
         kept = engine.rows * width * forward.kept_bytes(lens.model)

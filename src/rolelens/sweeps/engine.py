@@ -17,10 +17,11 @@ from rolelens.sweeps.cells import Cell
 from rolelens.tasks import Generated, Plainly, Prepared, Records, Tokenised
 
 KEPT_BYTES = 512 << 20
-"""What may be kept of a group of items, unsteered."""
+"""What may be kept of a group of items, unsteered; of one item it may be more."""
 GROUPS = 8
-"""Groups of items that are made at least where none then runs much twice, so that workers share
-them out instead of the layers of one group, below which each would run the same prompts."""
+"""Groups of items that are made where none then runs much twice, so that workers share them out
+instead of the layers of one group, below which each would run the same prompts. There are more
+where what is kept of them would not fit, and where families of prompts share more."""
 GROUP_SHARE = 1 / 16
 """Of a batch, that what one cell edits in a group fills at least."""
 PREFIX_SHARE = 1 / 32
@@ -112,14 +113,12 @@ class SharingEngine(Engine[Tokenised]):
 
     def __post_init__(self) -> None:
         owners = self.prepared.owners.tolist()
-        self.groups = []
-        grouped: set[int] = set()
-        for rows in forward.groups(self.prepared.tokens, self._limit()):
-            # The rows of a long text may lie in several groups; it is scored in one.
-            items = tuple(dict.fromkeys(owners[n] for n in rows if owners[n] not in grouped))
-            grouped.update(items)
-            if items:
-                self.groups.append(items)
+        limit = self._limit()
+        if self.prepared.prompted:
+            rows = forward.groups(self.prepared.tokens, limit)
+            self.groups = [tuple(dict.fromkeys(owners[row] for row in group)) for group in rows]
+        else:
+            self.groups = _packed(owners, list(map(len, self.prepared.tokens.ids)), limit)
         self.parts = [self.prepared.take(group) for group in self.groups]
 
     def plan(self, cells: Sequence[Cell]) -> list[Piece]:
@@ -188,6 +187,9 @@ class SharingEngine(Engine[Tokenised]):
 
     def _limit(self) -> int:
         """Tokens of a group at most."""
+        fitting = KEPT_BYTES // self._token_bytes()
+        if not forward.resumes(self.lens.model):  # cells do not fill a batch together
+            return fitting
         selections = [ungated(chosen) for chosen in self.selections]
         layout = Layout(self.prepared.tokens, selections, self.budget)
         apart = layout.unedited - layout.prefix
@@ -196,7 +198,6 @@ class SharingEngine(Engine[Tokenised]):
             int(layout.edited / (GROUP_SHARE * self.budget)),
             int(PREFIX_SHARE * apart / max(1, layout.prefix)),
         )
-        fitting = KEPT_BYTES // self._token_bytes()
         longest = max(map(len, self.prepared.tokens.ids)) - layout.prefix
         return min(fitting, apart // n + longest) if n > 1 else fitting
 
@@ -263,6 +264,22 @@ class PlainEngine(Engine[Plainly]):
     def score(self, piece: Piece) -> Records:
         """One call of the task's score."""
         return tasks.score_plainly(self.lens, self.prepared, piece.cells[0].steering)[None]
+
+
+def _packed(owners: Sequence[int], lengths: Sequence[int], limit: int) -> list[tuple[int, ...]]:
+    """Items in their order, together as far as their rows stay within a limit of tokens."""
+    sizes: dict[int, int] = {}
+    for owner, length in zip(owners, lengths, strict=True):
+        sizes[owner] = sizes.get(owner, 0) + length
+    packed: list[list[int]] = []
+    room = 0
+    for item, size in sorted(sizes.items()):
+        if not packed or size > room:
+            packed.append([])
+            room = limit
+        packed[-1].append(item)
+        room -= size
+    return [tuple(items) for items in packed]
 
 
 def engine_for(

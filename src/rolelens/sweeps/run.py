@@ -36,8 +36,6 @@ from rolelens.sweeps.runners import (
 from rolelens.sweeps.store import PLANNED, Store
 from rolelens.tasks import (
     Generated,
-    Pairs,
-    Passages,
     Prepared,
     Question,
     Records,
@@ -89,7 +87,7 @@ class Run:
         says_plainly(prepared)
         self._store = Store.open(store, self._content(settings)) if store else None
         self.failed: dict[Cell, str] = {}
-        self._pieces = self._planned = 0
+        self._pieces = 0
         self._budget = budget_of(lens, prepared)
         if self._store:
             self.records = self._store.load()
@@ -146,12 +144,10 @@ class Run:
     ) -> None:
         """Score some cells on some items, others on others; workers do all of it side by side."""
         parts = [_Part(self, cells, items) for cells, items in asked]
-        planned = sum(len(part.pieces) for part in parts)
-        if self._store:
-            self._store.note(PLANNED, self._planned + planned)
-        self._planned += planned
-        done = self._scored_here(parts) if self.runner is None else self._scored_there(parts)
         left = sum(len(part.left) for part in parts)
+        if self._store:
+            self._store.note(PLANNED, len(self._store.done) + left)
+        done = self._scored_here(parts) if self.runner is None else self._scored_there(parts)
         with closing(done), closing(track(done, what, total=left)) as tracked:
             for part, piece, finished in tracked:
                 if finished.budget < self._budget:
@@ -363,7 +359,7 @@ def check_effect(lens: Lens, prepared: Prepared, cells: Sequence[Cell]) -> None:
         unread = 0 if prepared.vocab is not None else 1
         seen = {cell.steering.selections: cell.steering for cell in cells}
         for steering in seen.values():
-            if isinstance(prepared, Passages | Pairs):
+            if not prepared.prompted:
                 check_on_text(steering)
             forward.check_effect(lens.model, steering, prepared.tokens, unread=unread)
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -164,8 +164,10 @@ class Tokenised(Prepared):
         owners: which item each row belongs to.
         vocab: the tokens whose logits are read at the end of each row; None: the log-probability of
             each token of each row's answer is read.
+        prompted: whether rows have prompts, whose tokens a selection can name.
     """
 
+    prompted: ClassVar[bool] = True
     tokens: Tokens
     owners: Int[Tensor, " row"]
     vocab: tuple[int, ...] | None
@@ -253,6 +255,8 @@ class Choices(Tokenised):
 @dataclass(frozen=True)
 class Passages(Tokenised):
     """Texts, read by their log-probability."""
+
+    prompted: ClassVar[bool] = False
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from rolelens.tasks.asking import (
     check_options,
     checked_method,
 )
-from rolelens.tasks.pairs import Pairs, SentencePairs, prepared_pairs
+from rolelens.tasks.pairs import SentencePairs, prepared_pairs
 from rolelens.tasks.passages import Texts
 from rolelens.tasks.problems import Problems
 from rolelens.tasks.questions import LETTERS, Questions
@@ -137,7 +137,7 @@ def run_records(lens: Lens, prepared: Prepared, hooks: Hooks = ()) -> Records:
 
 def read(lens: Lens, prepared: Tokenised, hooks: Hooks) -> Tensor:
     """What is read off the model: logits of the vocabulary, or log-probabilities of answers."""
-    if isinstance(prepared, Passages | Pairs):
+    if not prepared.prompted:
         check_on_text(hooks)
     by_row = forward.Regrouped(hooks, prepared.owners) if callable(hooks) else hooks
     if prepared.vocab is not None:

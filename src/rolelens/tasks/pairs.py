@@ -120,6 +120,8 @@ class PairScores(Scored[SentencePair]):
 class Pairs(Tokenised):
     """Pairs of sentences, read by their log-probability."""
 
+    prompted: ClassVar[bool] = False
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Log-probability of both sentences, in total and a token."""

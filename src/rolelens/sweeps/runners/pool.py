@@ -176,7 +176,9 @@ class Runner(ABC):
                     self._ready.add(worker)
                     self._feed(worker, queue)
                     continue
-                call = queue.sent[worker].pop(event.number)
+                call = queue.sent.get(worker, {}).pop(event.number, None)
+                if call is None:  # it was given back when the process before it ended
+                    continue
                 left -= 1
                 self._feed(worker, queue)
                 yield call, value
@@ -240,7 +242,7 @@ class _Queue:
         return call
 
     def give_back(self, worker: int) -> None:
-        """Let what a worker that ended has not answered wait, before all else."""
+        """Let what a worker that ended has not answered wait, before other shards."""
         undone = deque([*self.sent.pop(worker, {}).values(), *self._mine.pop(worker, ())])
         self._shared.pop(worker, None)
         if undone:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rolelens.forward import Layout, Selection
+from rolelens.forward import Layout, Selection, ungated
 from rolelens.sweeps.cells import Cell
 from rolelens.sweeps.engine import Engine, Piece, SharingEngine
 
@@ -95,6 +95,7 @@ class Costs:
         """Tokens that run for each cell, and once."""
         key = group, selections
         if key not in self._layouts:
-            layout = Layout(engine.parts[group].tokens, selections, engine.budget)
+            chosen = [ungated(one) for one in selections]
+            layout = Layout(engine.parts[group].tokens, chosen, engine.budget)
             self._layouts[key] = layout.edited, layout.unedited
         return self._layouts[key]
