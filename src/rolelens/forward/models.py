@@ -5,7 +5,7 @@ import ctypes
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeAlias, _ProtocolMeta, runtime_checkable
 from weakref import WeakKeyDictionary
@@ -82,23 +82,32 @@ PLAIN_POINTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp.hook_post
 
 @contextmanager
 def hooked(model: HookedModel, hooks: Sequence[Hook]) -> Iterator[None]:
-    """Install hooks for the duration of a context."""
+    """Install hooks for the duration of a context, at whose end the model has those it had."""
     known = points(model)
-    plain = [name.startswith("blocks.") and name.endswith(PLAIN_POINTS) for name, _ in hooks]
-    with ExitStack() as stack:
-        if not all(plain):
-            stack.enter_context(model.hooks(fwd_hooks=list(hooks)))
-            hooks = ()
-        for name, fn in hooks:
-            point = known[name]
-            point.add_hook(fn)
-            stack.callback(_take_off, point, point.fwd_hooks[-1])
-        yield
+    plain = all(name.startswith("blocks.") and name.endswith(PLAIN_POINTS) for name, _ in hooks)
+    there = {id(known[name]): known[name] for name, _ in hooks}.values()
+    before = [(point, list(point.fwd_hooks), set(point._forward_hooks)) for point in there]
+    try:
+        try:
+            if plain:
+                for name, fn in hooks:
+                    known[name].add_hook(fn)
+                yield
+            else:
+                with model.hooks(fwd_hooks=list(hooks)):
+                    yield
+        finally:
+            _restore(before)
+    finally:
+        _restore(before)  # where a Ctrl-C ended the first
 
 
-def _take_off(point: Any, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks = [one for one in point.fwd_hooks if one is not handle]
+def _restore(before: Sequence[tuple[Any, list[Any], set[int]]]) -> None:
+    """Take off what was put on hook points, half of it, too."""
+    for point, handles, keys in before:
+        for key in set(point._forward_hooks) - keys:
+            point._forward_hooks.pop(key, None)
+        point.fwd_hooks = handles
 
 
 def run(
