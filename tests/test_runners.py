@@ -531,13 +531,14 @@ def test_a_sweep_and_a_search_by_ray_are_those_of_this_process(
 
 
 @RAY
-def test_killed_actors_of_ray_lose_nothing(lens, vectors, long, cluster, tmp_path):
+@pytest.mark.parametrize(("n", "most"), [(1, 10), (2, 2)])
+def test_killed_actors_of_ray_lose_nothing(lens, vectors, long, cluster, tmp_path, n, most):
     from rolelens.sweeps.runners import Ray
 
     broken = tmp_path / "broken.db"
-    with Ray(1) as actors:
-        kills = killed_while(actors, 10, lambda: many(lens, vectors, broken, actors, repeats=40))
-    assert kills == 10
+    with Ray(n) as actors:
+        kills = killed_while(actors, most, lambda: many(lens, vectors, broken, actors, repeats=40))
+    assert kills == most
     assert content(long) == content(broken)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from rolelens.forward import Named
 from rolelens.hooks import Steering, add
 from rolelens.lens import Lens
 from rolelens.prompts import load_base
-from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering
+from rolelens.sweeps import UNSTEERED, Cell, Grid, Run, cell_of_steering, scored_run
 from rolelens.sweeps.screening import screen
 from rolelens.tasks import BareOptions, Choices, Passages, Task
 from rolelens.vectors import Directions
@@ -187,11 +188,11 @@ def _scored(
     lens: Lens, prepared: Choices | Passages, cells: Sequence[Cell]
 ) -> tuple[Any, dict[Cell, Any]]:
     """What the unsteered model is worth, and each cell that stays within the range of the dtype."""
-    with Run(lens, prepared, Grid(tuple(cells)), settings={"kind": "suggest"}, store=None) as run:
-        run.score([UNSTEERED, *run.grid.live], range(len(prepared.task)))
-        lost, run.failed = run.failed, {}  # which the table tells
-    scores = {cell: run.scores(cell) for cell in cells if cell not in lost}
-    return run.scores(UNSTEERED), scores
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\d+ of \d+ cells failed")  # the table tells
+        run = scored_run(lens, prepared, Grid(tuple(cells)), "suggest", None)
+    kept = [cell for cell in cells if cell not in run.failed]
+    return run.scores(UNSTEERED), {cell: run.scores(cell) for cell in kept}
 
 
 class _OwnAnswers(Passages):

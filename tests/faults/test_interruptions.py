@@ -118,7 +118,9 @@ def test_an_exception_in_a_hook_leaves_nothing(lens, times, tally: Tally) -> Non
 
 
 # A Ctrl-C within open() leaves the file to the garbage collector, which tells.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.fault("Ctrl-C at a random moment of a call")
 def test_an_interrupt_at_any_moment_leaves_nothing(lens, times, tally: Tally) -> None:
     fresh, chance = logits(lens), random.Random(1)

@@ -64,7 +64,6 @@ from rolelens.forward.selection import (
     checked_selection,
     running,
     selected,
-    ungated,
 )
 from rolelens.forward.shared import Shared
 from rolelens.forward.streams import (
@@ -159,5 +158,4 @@ __all__ = [
     "too_large",
     "transported",
     "unembed",
-    "ungated",
 ]

@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from rolelens.forward.selection import Condition, Running, Selection, first_selected, selected
+from rolelens.forward.selection import (
+    Condition,
+    Running,
+    Selection,
+    first_selected,
+    selected,
+    ungated,
+)
 from rolelens.forward.tokens import Tokens, common_prefix
 
 Masks: TypeAlias = dict[Selection, Tensor]
@@ -101,6 +108,11 @@ class Layout:
         self.edits_prefix = bool((first < self.prefix).any())
         self.start = torch.full_like(first, self.prefix) if self.edits_prefix else first
         self.parts = [self._part(prompts) for prompts in self._together()]
+
+    @classmethod
+    def planned(cls, tokens: Tokens, selections: Sequence[Selection], budget: int) -> "Layout":
+        """What it is before conditions are decided, if all prompts meet them."""
+        return cls(tokens, [ungated(chosen) for chosen in selections], budget)
 
     @property
     def unedited(self) -> int:

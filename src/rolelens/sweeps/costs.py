@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from rolelens import forward, tasks
 from rolelens.display import Card, Shown
-from rolelens.forward import Layout, Named, Selection, ungated
+from rolelens.forward import Layout, Named, Selection
 from rolelens.hooks import Steering
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import UNSTEERED, Cell, Change, Grid, grid_of
@@ -205,7 +205,7 @@ def _cost(engine: Engine[Any], cells: Sequence[Cell]) -> tuple[float, float]:
             pairs = zip(part.tokens.ids, part.tokens.prompt_lengths, strict=True)
             reads = ops.unembedded * sum(len(ids) - n for ids, n in pairs)
         for chosen, some in (by_selection or {("all",): []}).items():
-            layout = Layout(part.tokens, [ungated(one) for one in chosen], engine.budget)
+            layout = Layout.planned(part.tokens, chosen, engine.budget)
             total += ops.blocks(layout.unedited, width)
             for cell in some:
                 if resumes:
@@ -288,8 +288,8 @@ def _peak(lens: Lens, engine: Engine[Any]) -> int:
     if isinstance(engine, SharingEngine):
         width = max(map(len, engine.prepared.tokens.ids))
         # What prompts of a group share is counted in each; a text alone may be larger.
-        kept = engine.kept_bytes
-        kept = min(KEPT_BYTES, kept) if engine.prepared.prompted else kept
+        most = KEPT_BYTES if engine.prepared.prompted else engine.kept_bytes
+        kept = min(most, engine.kept_bytes)
     elif isinstance(engine, GeneratingEngine):
         width = engine.longest + engine.prepared.max_new_tokens
         kept = engine.rows * width * forward.kept_bytes(lens.model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rolelens import forward, tasks
 from rolelens.errors import InputError
-from rolelens.forward import Layout, Plain, Selection, Shared, Tokens, ungated
+from rolelens.forward import Layout, Plain, Selection, Shared, Tokens
 from rolelens.hooks import by_row
 from rolelens.lens import Lens
 from rolelens.sweeps.cells import Cell
@@ -190,8 +190,7 @@ class SharingEngine(Engine[Tokenised]):
         fitting = KEPT_BYTES // self._token_bytes()
         if not forward.resumes(self.lens.model):  # cells do not fill a batch together
             return fitting
-        selections = [ungated(chosen) for chosen in self.selections]
-        layout = Layout(self.prepared.tokens, selections, self.budget)
+        layout = Layout.planned(self.prepared.tokens, self.selections, self.budget)
         apart = layout.unedited - layout.prefix
         n = min(
             GROUPS,

@@ -325,8 +325,7 @@ class _Part:
         cells: which.
         items: which.
         engine: what cut them, and scores them where no workers do.
-        pieces: all of them.
-        left: what is not scored yet.
+        left: the pieces that are not scored yet.
     """
 
     def __init__(self, run: Run, cells: Sequence[Cell], items: Sequence[int]) -> None:
@@ -334,9 +333,8 @@ class _Part:
         self.engine: Engine[Any] = engine_for(
             run.lens, run.prepared.take(items), run._budget, cells
         )
-        self.pieces = self.engine.plan(cells)
         self.left = []
-        for piece in self.pieces:
+        for piece in self.engine.plan(cells):
             chosen = [items[n] for n in self.engine.groups[piece.group]]
             # By what is known and not by number: a search that goes on elsewhere may ask otherwise.
             unscored = run._lacking([run.place[cell] for cell in piece.cells], chosen)

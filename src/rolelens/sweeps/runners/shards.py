@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rolelens.forward import Layout, Selection, ungated
+from rolelens.forward import Layout, Selection
 from rolelens.sweeps.cells import Cell
 from rolelens.sweeps.engine import Engine, Piece, SharingEngine
 
@@ -95,7 +95,6 @@ class Costs:
         """Tokens that run for each cell, and once."""
         key = group, selections
         if key not in self._layouts:
-            chosen = [ungated(one) for one in selections]
-            layout = Layout(engine.parts[group].tokens, chosen, engine.budget)
+            layout = Layout.planned(engine.parts[group].tokens, selections, engine.budget)
             self._layouts[key] = layout.edited, layout.unedited
         return self._layouts[key]
